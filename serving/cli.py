@@ -1,0 +1,25 @@
+"""`pipeprobe`: serve the scoring service, score image files and inspection videos."""
+
+from __future__ import annotations
+
+import click
+
+from serving.lazy_group import LazyGroup, run_group
+
+COMMANDS = {
+    "serve": ("serving.commands.serve", "Start the HTTP scoring service."),
+    "score": ("serving.commands.score", "Score image files."),
+    "videos": ("serving.commands.videos", "Score inspection videos and write their findings."),
+    "demo": ("serving.commands.demo", "Serve, score sample frames and a sample inspection, and stop."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pipeprobe")
+def cli() -> None:
+    """Score sewer-inspection frames and videos as defect or normal."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_group(cli)

@@ -1,0 +1,1 @@
+"""One file per `pipeprobe` subcommand; each exports `command`."""

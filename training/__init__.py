@@ -1,0 +1,1 @@
+"""Everything that learns: simulated pipes, packs, pretraining, probes and the export of pairs."""

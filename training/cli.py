@@ -1,0 +1,27 @@
+"""`pipeprobe-train`: from footage, or simulated pipes, to an exported pair."""
+
+from __future__ import annotations
+
+import click
+
+from serving.lazy_group import LazyGroup, run_group
+
+COMMANDS = {
+    "simulate": ("training.commands.simulate", "Draw simulated pipes: frames or inspection videos."),
+    "pack": ("training.commands.pack", "Decode a data set once into a memory-mapped pack."),
+    "pretrain": ("training.commands.pretrain", "Pretrain an encoder without labels."),
+    "probe": ("training.commands.probe", "Fit and measure a linear probe on a frozen encoder."),
+    "supervised": ("training.commands.supervised", "Train a supervised baseline."),
+    "export": ("training.commands.export", "Export encoder and probe as a pair for serving."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pipeprobe")
+def cli() -> None:
+    """Train encoders and probes on simulated pipes, Sewer-ML or your own footage."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_group(cli)

@@ -1,0 +1,1 @@
+"""One file per `pipeprobe-train` subcommand; each exports `command`."""
