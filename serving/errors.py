@@ -1,0 +1,147 @@
+"""Everything that pipeprobe raises on purpose, in one tree.
+
+    PipeprobeError
+    ├── FrameError                     422  the frame cannot be scored
+    │   ├── NotAnImageError            415  not in an accepted image format
+    │   ├── TruncatedFrameError        422  an image, but cut short or damaged
+    │   └── FrameTooLargeError         413  more bytes or pixels than allowed
+    ├── PairError                      500  something about a pair
+    │   ├── PairNotFoundError          404  no pair of that name
+    │   └── PairInvalidError           500  the pair folder contradicts its manifest
+    ├── OperatingPointNotFoundError    404  the pair has no such operating point
+    ├── DeviceError                    503  the device asked for cannot be used
+    ├── VideoError                     422  an inspection video cannot be read
+    ├── RequestError                   400  the request itself is malformed
+    ├── OverloadedError                503  too much work queued; try again after `retry_after_s`
+    ├── DataError                      400  training data contradict themselves or the format
+    └── ConfigError                    400  a setting is unknown or out of range
+
+Each class carries what an RFC 9457 problem needs: the HTTP `status`, a `slug` that names the problem type, and a
+`title` that is the same for every occurrence. The message says what is wrong, where, and what to do about it. It may
+be shown to whoever sent the request, so it never holds more of their input than its first few bytes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipeprobeError(Exception):
+    """Base of all errors that a user or a caller can mend; the command lines print them without a traceback."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+
+class FrameError(PipeprobeError):
+    """The frame cannot be scored; whoever sent it can mend that."""
+
+    status = 422
+    slug = "bad-frame"
+    title = "Frame cannot be decoded"
+
+
+class NotAnImageError(FrameError):
+    """The bytes are not in any accepted image format."""
+
+    status = 415
+    slug = "not-an-image"
+    title = "Not an accepted image"
+
+
+class TruncatedFrameError(FrameError):
+    """The bytes begin as an image but are cut short or damaged."""
+
+    slug = "truncated-frame"
+    title = "Frame is cut short or damaged"
+
+
+class FrameTooLargeError(FrameError):
+    """The frame has more bytes or more pixels than the limits allow."""
+
+    status = 413
+    slug = "frame-too-large"
+    title = "Frame is too large"
+
+
+class PairError(PipeprobeError):
+    """Something is wrong with a pair."""
+
+    slug = "pair"
+    title = "Pair cannot be used"
+
+
+class PairNotFoundError(PairError):
+    """No pair of that name exists where it was looked for."""
+
+    status = 404
+    slug = "pair-not-found"
+    title = "No such pair"
+
+
+class PairInvalidError(PairError):
+    """The pair's folder and its manifest contradict each other."""
+
+    slug = "pair-invalid"
+    title = "Pair is invalid"
+
+
+class OperatingPointNotFoundError(PipeprobeError):
+    """The pair does not define that operating point."""
+
+    status = 404
+    slug = "operating-point-not-found"
+    title = "No such operating point"
+
+
+class DeviceError(PipeprobeError):
+    """The device asked for cannot be used; nothing falls back to another one silently."""
+
+    status = 503
+    slug = "device"
+    title = "Device cannot be used"
+
+
+class VideoError(PipeprobeError):
+    """An inspection video cannot be read."""
+
+    status = 422
+    slug = "video"
+    title = "Video cannot be read"
+
+
+class RequestError(PipeprobeError):
+    """The request is malformed: a missing part, an unknown parameter, a value out of range."""
+
+    status = 400
+    slug = "bad-request"
+    title = "Bad request"
+
+
+class OverloadedError(PipeprobeError):
+    """More work is queued than can be done in time; `retry_after_s` says when to come back (seconds)."""
+
+    status = 503
+    slug = "overloaded"
+    title = "Overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DataError(PipeprobeError):
+    """Training data contradict themselves or the format they are declared to be in."""
+
+    status = 400
+    slug = "data"
+    title = "Training data are invalid"
+
+
+class ConfigError(PipeprobeError):
+    """A setting is unknown or out of range."""
+
+    status = 400
+    slug = "config"
+    title = "Invalid setting"
