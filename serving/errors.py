@@ -16,9 +16,10 @@
     ├── DataError                      400  training data contradict themselves or the format
     └── ConfigError                    400  a setting is unknown or out of range
 
-Each class carries what an RFC 9457 problem needs: the HTTP `status`, a `slug` that names the problem type, and a
-`title` that is the same for every occurrence. The message says what is wrong, where, and what to do about it. It may
-be shown to whoever sent the request, so it never holds more of their input than its first few bytes.
+Each class carries what an RFC 9457 problem needs: the HTTP `status`, a `slug` that names the problem type,
+and a `title` that is the same for every occurrence. The message says what is wrong, where, and what to do
+about it. It may be shown to whoever sent the request, so it never holds more of their input than its first
+few bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import ClassVar
 
 
 class PipeprobeError(Exception):
-    """Base of all errors that a user or a caller can mend; the command lines print them without a traceback."""
+    """Base of all errors that a user or caller can mend; the command lines print them without a traceback."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
