@@ -2,9 +2,9 @@
 
 Shapes: N frames, G groups (inspections), K summed counts, R bootstrap replicates.
 
-Labels are 1 (defect) and 0 (normal); a verdict is defect where score >= threshold. A ratio with nothing in its
-denominator counts as 0, as in Sewer-ML's official metric. Frames of one pipe resemble each other, so intervals come
-from resampling inspections, not frames, wherever inspection ids are known.
+Labels are 1 (defect) and 0 (normal); a verdict is defect where score >= threshold. A ratio with nothing in
+its denominator counts as 0, as in Sewer-ML's official metric. Frames of one pipe resemble each other, so
+intervals come from resampling inspections, not frames, wherever inspection ids are known.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def f2_ciw_binary(
 ) -> float:
     """CIW-weighted F2 of a binary verdict: a variant of our own, not Sewer-ML's official F2-CIW.
 
-    The official metric needs one verdict per class. Here the recall of class c is the share of the frames showing c
-    that are judged defect, the precision is the binary verdict's for every class, and F2_c is averaged with the
-    class importance weights over the classes that occur in the data.
+    The official metric needs one verdict per class. Here the recall of class c is the share of the frames
+    showing c that are judged defect, the precision is the binary verdict's for every class, and F2_c is averaged
+    with the class importance weights over the classes that occur in the data.
 
     Args:
         labels: [N], 1 or 0.
@@ -94,8 +94,10 @@ def threshold_metrics(
     threshold: float,
     classes: NDArray[np.integer] | None = None,
 ) -> dict[str, float]:
-    """Metrics of the verdicts at `threshold`: precision, recall, specificity, f1, f2, f1_normal and, where any
-    frame's classes are known, f2_ciw_binary."""
+    """Metrics of the verdicts at `threshold`.
+
+    precision, recall, specificity, f1, f2, f1_normal and, where any frame's classes are known, f2_ciw_binary.
+    """
     counts = _frame_counts(labels, scores >= threshold, classes).sum(0, keepdims=True)
     occurring = counts[0, _SHOWN] > 0
     return {name: float(value[0]) for name, value in _from_counts(counts, occurring).items()}
@@ -150,7 +152,7 @@ def evaluate(
 
 
 def group_ids(inspections: NDArray[np.integer] | None, n: int) -> Ints:
-    """Dense group numbers int64 [N] from inspection ids; a frame without one (None or negative) is a group."""
+    """Dense group numbers int64 [N] from inspection ids; a frame without one is a group."""
     if inspections is None:
         return np.arange(n, dtype=np.int64)
     ids = np.asarray(inspections, dtype=np.int64).copy()
@@ -172,9 +174,9 @@ def _need_both_classes(labels: NDArray[np.integer]) -> None:
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    return np.divide(
-        numerator, denominator, out=np.zeros(numerator.shape, dtype=np.float64), where=denominator > 0
-    )
+    ratio = np.zeros(numerator.shape, dtype=np.float64)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,11 +280,12 @@ def _f2_ciw_binary(counts: Floats, occurring: NDArray[np.bool_]) -> Floats:
     precision = _ratio(counts[:, _TP], counts[:, _TP] + counts[:, _FP])
     recall = _ratio(counts[:, _FOUND], counts[:, _SHOWN])
     weights = np.where(occurring, _CIW, 0.0)
-    return f_beta(precision[:, None], recall, 2) @ weights / weights.sum()
+    mean: Floats = f_beta(precision[:, None], recall, 2) @ weights / weights.sum()
+    return mean
 
 
 def _estimate(value: Floats, spread: Floats) -> Estimate:
-    # A replicate of few inspections can lack a class, where AUROC is undefined: it says nothing and is left out.
+    # A replicate of few inspections can lack a class, where AUROC is undefined: it is left out.
     known = spread[~np.isnan(spread)]
     low, high = np.percentile(known, INTERVAL_PERCENT) if len(known) else (np.nan, np.nan)
     return Estimate(value=float(value[0]), low=float(low), high=float(high))
