@@ -1,4 +1,4 @@
-"""Image bytes to RGB frames: the only place of the project that decodes and resizes, in training and in serving.
+"""Image bytes to RGB frames: the only place of the project that decodes and resizes.
 
 What comes out, whatever went in:
 
@@ -7,7 +7,7 @@ What comes out, whatever went in:
 * JPEGs are decoded at the smallest of 1, 1/2, 1/4, 1/8 of their size that is not below the target (libjpeg's
   scaled DCT), then resized; that is 1.7 times as fast as decoding them whole.
 * Grey becomes three equal channels; CMYK is converted without a colour profile (JPEGs with Adobe's inverted
-  polarity, as all decoders assume); embedded profiles are ignored; 16-bit grey is divided by 257, so that the
+  polarity, as Pillow assumes); embedded profiles are ignored; 16-bit grey is divided by 257, so that the
   whole range is kept instead of being clipped at 255.
 * Transparency is composited on black. Of animations and multi-page files the first picture counts.
 
@@ -153,7 +153,7 @@ def read_image_bytes(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes
 
 
 def resize_frame(frame: Frame, size: int) -> Frame:
-    """Squash a frame, uint8 [H, W, 3], to a square, uint8 [size, size, 3], with antialiased bilinear filtering.
+    """Squash a frame, uint8 [H, W, 3], to a square, uint8 [size, size, 3]; antialiased bilinear.
 
     Raises `TypeError` or `ValueError` if the frame is anything else.
     """
