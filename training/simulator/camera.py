@@ -182,4 +182,5 @@ def rotation(poses: CameraPose) -> Tensor:
     pan = matrix(
         [[cos(poses.pan), zero, sin(poses.pan)], [zero, one, zero], [-sin(poses.pan), zero, cos(poses.pan)]]
     )
-    return pan @ tilt @ roll
+    turned: Tensor = pan @ tilt @ roll
+    return turned
