@@ -227,9 +227,9 @@ def _open_session(pair: Pair, variant: str, device: Device, threads: int) -> Any
 
 def _no_cuda(device: Device, reason: str) -> str:
     return (
-        f"{device} was asked for but cannot be used: {reason}. Check that nvidia-smi lists the device and that "
-        "the CUDA libraries are installed (pip install 'pipeprobe[serve,gpu]'; onnxruntime.preload_dlls() shows "
-        "which of them fail to load), or ask for cpu"
+        f"{device} was asked for but cannot be used: {reason}. Check that nvidia-smi lists the device and "
+        "that its CUDA libraries are installed (pip install 'pipeprobe[serve,gpu]'; "
+        "onnxruntime.preload_dlls() names those that fail to load), or ask for cpu"
     )
 
 
