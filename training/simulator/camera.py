@@ -153,7 +153,8 @@ def pixel_rays(lens: Lens, *, height: int, width: int, device: str | torch.devic
         flat_x, flat_y = bent_x / scale, bent_y / scale
     tangent = math.tan(lens.fov_rad / 2.0)
     rays = torch.stack([flat_x * tangent, flat_y * tangent, torch.ones_like(flat_x)])
-    return (rays / rays.norm(dim=0)).to(torch.float32).to(device)
+    directions: Tensor = rays / rays.norm(dim=0)
+    return directions.to(torch.float32).to(device)
 
 
 def rotation(poses: CameraPose) -> Tensor:
@@ -182,5 +183,4 @@ def rotation(poses: CameraPose) -> Tensor:
     pan = matrix(
         [[cos(poses.pan), zero, sin(poses.pan)], [zero, one, zero], [-sin(poses.pan), zero, cos(poses.pan)]]
     )
-    turned: Tensor = pan @ tilt @ roll
-    return turned
+    return pan @ tilt @ roll
