@@ -31,9 +31,7 @@ class Lens:
         if not math.radians(20.0) <= self.fov_rad <= math.radians(150.0):
             raise ConfigError(f"lens: fov_rad {self.fov_rad:.3f} is outside 20..150 degrees")
         if not (-0.25 <= self.k1 <= 0.25 and -0.1 <= self.k2 <= 0.1):
-            raise ConfigError(
-                f"lens: distortion k1={self.k1}, k2={self.k2} is not a lens (|k1|<=.25, |k2|<=.1)"
-            )
+            raise ConfigError(f"lens: distortion k1={self.k1}, k2={self.k2} is not a lens (|k1|<=.25, |k2|<=.1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +178,5 @@ def rotation(poses: CameraPose) -> Tensor:
             [zero, -sin(poses.tilt), cos(poses.tilt)],
         ]
     )
-    pan = matrix(
-        [[cos(poses.pan), zero, sin(poses.pan)], [zero, one, zero], [-sin(poses.pan), zero, cos(poses.pan)]]
-    )
+    pan = matrix([[cos(poses.pan), zero, sin(poses.pan)], [zero, one, zero], [-sin(poses.pan), zero, cos(poses.pan)]])
     return pan @ tilt @ roll

@@ -77,9 +77,7 @@ class Defect:
 
     def __post_init__(self) -> None:
         if self.code not in CLASS_CODES:
-            raise ConfigError(
-                f"defect: unknown class {self.code!r}; the classes are {', '.join(CLASS_CODES)}"
-            )
+            raise ConfigError(f"defect: unknown class {self.code!r}; the classes are {', '.join(CLASS_CODES)}")
         if not (0.0 <= self.severity <= 1.0 and 0.0 <= self.clock <= 12.0 and self.length_m > 0):
             raise ConfigError(
                 f"defect {self.code} at {self.distance_m:.2f} m: severity {self.severity} must be in 0..1, "
@@ -133,9 +131,7 @@ class PipeWorld:
             raise ConfigError(f"pipe world: unknown profile {self.profile!r}; use {' or '.join(PROFILES)}")
         if self.material not in MATERIALS[self.profile]:
             known = ", ".join(MATERIALS[self.profile])
-            raise ConfigError(
-                f"pipe world: profile {self.profile} has no material {self.material!r}: {known}"
-            )
+            raise ConfigError(f"pipe world: profile {self.profile} has no material {self.material!r}: {known}")
         if self.diameter_m <= 0 or self.length_m <= 0 or not 0.0 <= self.water_level < 0.75:
             raise ConfigError(
                 f"pipe world: diameter_m {self.diameter_m} and length_m {self.length_m} must be above 0, "
@@ -234,7 +230,7 @@ def _draw_defects(
     defects: list[Defect] = []
     for index, place in enumerate(places):
         middle = 1.5 + slot * (index + float(rng.uniform(0.25, 0.75)))
-        base_clock = float(rng.uniform(0.0, 12.0))
+        base_clock = float(rng.uniform(-4.4, 4.4)) % 12.0  # the invert is under water, or hidden by what lies on it
         for code in place:
             defects.append(_draw_defect(world, code, index, middle, base_clock, rng, severity))
     return tuple(defects)
