@@ -62,7 +62,7 @@ PLACE_GAP_M = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:
-    """One defect: class code, start along the pipe, extent, clock position of its middle, severity in 0..1.
+    """One defect: class code, middle along the pipe, extent, clock position, severity in 0..1.
 
     `place` counts the places along the pipe: defects that were asked for together share one.
     """
