@@ -69,14 +69,12 @@ def average_precision(labels: NDArray[np.integer], scores: NDArray[np.floating])
     return float(_ranked(labels, scores).average_precision(np.ones((1, len(labels))))[0])
 
 
-def f2_ciw_binary(
-    labels: NDArray[np.integer], verdicts: NDArray[np.bool_], classes: NDArray[np.integer]
-) -> float:
+def f2_ciw_binary(labels: NDArray[np.integer], verdicts: NDArray[np.bool_], classes: NDArray[np.integer]) -> float:
     """CIW-weighted F2 of a binary verdict: a variant of our own, not Sewer-ML's official F2-CIW.
 
     The official metric needs one verdict per class. Here the recall of class c is the share of the frames
-    showing c that are judged defect, the precision is the binary verdict's for every class, and F2_c is averaged
-    with the class importance weights over the classes that occur in the data.
+    showing c that are judged defect, the precision is the binary verdict's for every class, and F2_c is
+    averaged with the class importance weights over the classes that occur in the data.
 
     Args:
         labels: [N], 1 or 0.
@@ -167,9 +165,7 @@ def _need_both_classes(labels: NDArray[np.integer]) -> None:
     if defects + normals != len(labels):
         raise DataError("metrics take labels 1 (defect) and 0 (normal) only; leave unlabelled frames out")
     if not defects or not normals:
-        raise DataError(
-            f"the data hold {defects} defect and {normals} normal frames; measuring needs some of both"
-        )
+        raise DataError(f"the data hold {defects} defect and {normals} normal frames; measuring needs some of both")
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
@@ -226,11 +222,7 @@ def _draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Floa
     """How often each replicate drew each group: float64 [R, G]."""
     drawn = rng.integers(0, groups, size=(replicates, groups))
     flat = drawn + groups * np.arange(replicates)[:, None]
-    return (
-        np.bincount(flat.ravel(), minlength=replicates * groups)
-        .reshape(replicates, groups)
-        .astype(np.float64)
-    )
+    return np.bincount(flat.ravel(), minlength=replicates * groups).reshape(replicates, groups).astype(np.float64)
 
 
 def _over_replicates(metric: _Weighted, draws: Floats, groups: Ints) -> Floats:
