@@ -12,6 +12,8 @@
     ├── DeviceError                    503  the device asked for cannot be used
     ├── VideoError                     422  an inspection video cannot be read
     ├── RequestError                   400  the request itself is malformed
+    │   └── BodyTooLargeError          413  more bytes or frames in one request than allowed
+    ├── DeadlineExceededError          504  the request was not done in the time it is given
     ├── OverloadedError                503  too much work queued; try again after `retry_after_s`
     ├── DataError                      400  training data contradict themselves or the format
     └── ConfigError                    400  a setting is unknown or out of range
@@ -118,6 +120,22 @@ class RequestError(PipeprobeError):
     status = 400
     slug = "bad-request"
     title = "Bad request"
+
+
+class BodyTooLargeError(RequestError):
+    """The request's body has more bytes, or its batch more frames, than the limits allow."""
+
+    status = 413
+    slug = "body-too-large"
+    title = "Request body is too large"
+
+
+class DeadlineExceededError(PipeprobeError):
+    """The request was not answered within the time that the service gives every request."""
+
+    status = 504
+    slug = "deadline-exceeded"
+    title = "Deadline exceeded"
 
 
 class OverloadedError(PipeprobeError):
