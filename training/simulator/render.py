@@ -24,8 +24,9 @@ from training.simulator.wall_sampler import WallSampler
 from training.simulator.world import PipeWorld
 
 FAR = 14.0  # beyond this the lamps do not reach
-BEHIND, AHEAD = 2.0, 10.0  # how much wall a camera can see before and after the block it stands in
-BLOCK = 8.0
+BEHIND, AHEAD = 1.5, 7.0  # how much wall a camera can see before and after the block it stands in
+BLOCK = 5.0
+WINDOWS_KEPT = 8
 REFINEMENTS = 4
 STEPS_PER_RADIUS = 16
 RIPPLE_SIDE = 128
@@ -116,7 +117,7 @@ class Renderer:
             billboards = [
                 Billboard(z=b.z, rgba=b.rgba.to(self._device), class_index=b.class_index) for b in wall.billboards
             ]
-            while len(self._windows) >= 2:
+            while len(self._windows) >= WINDOWS_KEPT:
                 self._windows.pop(next(iter(self._windows)))
             self._windows[block] = (WallSampler(wall, self._device), billboards)
         return self._windows[block]

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from training.simulator.materials import MATERIALS, RGB
 from training.simulator.noise import COLUMNS, ROWS_PER_RADIUS, Field, Kind, draw_field, pick, uniform
-from training.simulator.world import PipeWorld
+from training.simulator.world import Defect, PipeWorld
 
 # Independent drawings of each kind of noise that the bare wall is made from.
 COPIES: dict[Kind, int] = {"broad": 3, "medium": 3, "fine": 2, "grain": 1, "streak": 1}
@@ -37,13 +37,15 @@ class Billboard:
 @dataclass(kw_only=True)
 class Wall:
     """A window of a pipe's wall, from row `first_row` on: `relief`, `gloss` float32 [Z, T], `albedo` float32
-    [3, Z, T], `classes` uint8 [Z, T] (0 or index in CLASS_CODES plus 1), and what hangs in it."""
+    [3, Z, T], `classes` uint8 [Z, T] (0 or index in CLASS_CODES plus 1), and what hangs in it. `hangings` are the
+    pictures of that which the windows of one pipe share."""
 
     first_row: int
     relief: Tensor
     albedo: Tensor
     gloss: Tensor
     classes: Tensor
+    hangings: dict[Defect, Tensor]
     billboards: list[Billboard] = field(default_factory=list)
 
     @property
@@ -62,6 +64,7 @@ class WallPainter:
         for kind, copies in COPIES.items():
             for copy in range(copies):
                 self._fields[kind, copy] = draw_field(kind, generator)
+        self._hangings: dict[Defect, Tensor] = {}
         self._material = MATERIALS[world.material]
         self._low, self._high = (torch.tensor(c).view(3, 1, 1) for c in pick(generator, self._material.makes))
         self._tint = (1 + 0.025 * torch.randn(3, generator=generator)).clamp(0.9, 1.1).view(3, 1, 1)
@@ -110,6 +113,7 @@ class WallPainter:
             albedo=(self._low + (self._high - self._low) * tone) * self._tint * shade,
             gloss=gloss * (0.8 + 0.2 * medium),
             classes=torch.zeros(len(rows), len(columns), dtype=torch.uint8),
+            hangings=self._hangings,
         )
 
     def _lay_courses(self, wall: Wall, rows: Tensor, columns: Tensor) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from training.simulator.noise import COLUMNS, ROWS_PER_RADIUS
 from training.simulator.wall import Wall
 
-CAVITY_TEXELS = 10
+# The surroundings that shade a texel: this many cells of this many texels to each side.
+CAVITY_REACH, CAVITY_SCALE = 2, 5
 # From these distances (radii) on, the wall is looked up in the copy that is 2 and 4 times coarser.
 COARSER_FROM = (2.2, 5.0)
 
@@ -32,10 +33,11 @@ class WallSampler:
         maps = torch.cat((wall.albedo.to(device), wall.gloss.to(device)[None], _slopes(relief), _openness(relief)))
         # An eighth, unused value keeps each texel within one cache line.
         maps = torch.cat((maps, torch.zeros_like(maps[:1])))
-        self._levels = []
-        for factor in (1, 2, 4):
-            coarse = F.avg_pool2d(maps[None], factor)[0] if factor > 1 else maps
-            self._levels.append((coarse.permute(1, 2, 0).contiguous(), factor))
+        maps = maps.permute(1, 2, 0).contiguous()
+        self._levels = [(maps, 1)]
+        for factor in (2, 4):
+            maps = _halved(maps)
+            self._levels.append((maps, factor))
 
     def is_behind(self, point: Tensor) -> Tensor:
         """Bool [P]: the point lies behind the surface of the wall."""
@@ -61,7 +63,9 @@ class WallSampler:
         return result.T[:7]
 
     def _index(self, point: Tensor) -> Tensor:
-        column = (torch.atan2(point[0], point[1]) * (COLUMNS / (2 * math.pi))).floor().to(torch.int32) % COLUMNS
+        # Angles run from -pi to pi; COLUMNS is a power of two, so the mask is a remainder.
+        angle = torch.atan2(point[0], point[1])
+        column = (angle * (COLUMNS / (2 * math.pi)) + COLUMNS).to(torch.int32).bitwise_and_(COLUMNS - 1)
         row = (point[2] * ROWS_PER_RADIUS - self._first_row).to(torch.int32).clamp(0, self._rows - 1)
         return row * COLUMNS + column
 
@@ -81,6 +85,13 @@ def _bilinear(maps: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return torch.lerp(top, bottom, fr)
 
 
+def _halved(maps: Tensor) -> Tensor:
+    """[Z // 2, T // 2, 8] means of two by two texels."""
+    even = maps[: maps.shape[0] // 2 * 2]
+    rows = even[0::2] + even[1::2]
+    return (rows[:, 0::2] + rows[:, 1::2]).mul_(0.25)
+
+
 def _slopes(relief: Tensor) -> Tensor:
     """[2, Z, T] slopes of the relief around and along, in radii a radius."""
     around = (torch.roll(relief, -1, 1) - torch.roll(relief, 1, 1)) * (COLUMNS / (4 * math.pi))
@@ -91,8 +102,9 @@ def _slopes(relief: Tensor) -> Tensor:
 
 def _openness(relief: Tensor) -> Tensor:
     """[1, Z, T] share of the light that reaches a texel past its surroundings: less in grooves and holes."""
-    wide = torch.cat((relief[:, -CAVITY_TEXELS:], relief, relief[:, :CAVITY_TEXELS]), dim=1)[None, None]
-    side = 2 * CAVITY_TEXELS + 1
-    mean = F.avg_pool2d(wide, (side, 1), stride=1, padding=(CAVITY_TEXELS, 0), count_include_pad=False)
-    mean = F.avg_pool2d(mean, (1, side), stride=1)[0, 0]
-    return torch.exp(-7.0 * (mean - relief).clamp(min=0.0))[None]
+    small = F.avg_pool2d(relief[None, None], CAVITY_SCALE)
+    ringed = torch.cat((small[..., -CAVITY_REACH:], small, small[..., :CAVITY_REACH]), dim=3)
+    side = 2 * CAVITY_REACH + 1
+    mean = F.avg_pool2d(ringed, side, stride=1, padding=(CAVITY_REACH, 0), count_include_pad=False)
+    around = F.interpolate(mean, size=relief.shape, mode="bilinear", align_corners=False)[0]
+    return torch.exp(-7.0 * (around - relief).clamp(min=0.0))

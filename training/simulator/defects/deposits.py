@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 from training.simulator.defects.patch import crooked_line, distance_to_line, soft
 from training.simulator.defects.site import Site
 from training.simulator.noise import pick, uniform
-from training.simulator.wall import Billboard
 
 CROSS_SECTION = 256  # pixels of a billboard's side
 
@@ -28,7 +27,7 @@ def settled_deposits(site: Site, generator: Generator) -> None:
     # The flat top of the bed lies at height `level` over the invert: r = (1 - level) / down there.
     bed = (1 - (1 - level * end) / down.clamp(min=0.05)).clamp(min=0) * (down > 0)
     bed = bed + (0.01 + 0.015 * s) * rough * (bed > 0)
-    covers = bed > patch.relief + 0.01
+    covers = (bed > 0.005) & (bed > patch.relief + 0.01)
     patch.relief = torch.where(covers, bed, patch.relief)
     tone = uniform(generator, 0.7, 1.4)
     colour = (0.25 * tone, 0.20 * tone, 0.14 * tone)
@@ -56,7 +55,7 @@ def attached_deposits(site: Site, generator: Generator) -> None:
 def obstacle(site: Site, generator: Generator) -> None:
     """FO: a brick, stone or lump on the invert, or a pipe or cable right through the section."""
     if uniform(generator) < 0.3:
-        _bar(site, generator)
+        site.hang(lambda: _bar(site, generator))
     else:
         _lump(site, generator)
 
@@ -93,7 +92,8 @@ def _grid() -> tuple[Tensor, Tensor]:
     return side.view(1, -1), -side.view(-1, 1)  # x to the right, y up
 
 
-def _bar(site: Site, generator: Generator) -> None:
+def _bar(site: Site, generator: Generator) -> Tensor:
+    """float32 [4, S, S]: a pipe or cable right through the section."""
     x, y = _grid()
     turn = uniform(generator, -0.9, 0.9)
     offset = uniform(generator, -0.55, 0.45)
@@ -102,8 +102,7 @@ def _bar(site: Site, generator: Generator) -> None:
     inside = (across.abs() < thickness) & (x * x + y * y < 1)
     rounding = torch.sqrt((1 - (across / thickness) ** 2).clamp(min=0))
     tone = torch.tensor(pick(generator, [(0.30, 0.27, 0.24), (0.38, 0.22, 0.12), (0.12, 0.12, 0.13), (0.5, 0.36, 0.2)]))
-    rgba = torch.cat((tone.view(3, 1, 1) * (0.25 + 0.75 * rounding), inside.float()[None]))
-    site.wall.billboards.append(Billboard(z=site.z, rgba=rgba, class_index=site.class_index))
+    return torch.cat((tone.view(3, 1, 1) * (0.25 + 0.75 * rounding), inside.float()[None]))
 
 
 def roots(site: Site, generator: Generator) -> None:
@@ -131,10 +130,11 @@ def roots(site: Site, generator: Generator) -> None:
         patch.mark(gap < thick + 0.006, site.class_index)
     patch.write()
     if s > 0.25:
-        _beard(site, generator, brown)
+        site.hang(lambda: _beard(site, generator, brown))
 
 
-def _beard(site: Site, generator: Generator, brown: tuple[float, float, float]) -> None:
+def _beard(site: Site, generator: Generator, brown: tuple[float, float, float]) -> Tensor:
+    """float32 [4, S, S]: roots that hang into the section, growing inwards and bending down."""
     x, y = _grid()
     alpha = torch.zeros(CROSS_SECTION, CROSS_SECTION)
     light = torch.zeros(CROSS_SECTION, CROSS_SECTION)
@@ -162,8 +162,7 @@ def _beard(site: Site, generator: Generator, brown: tuple[float, float, float]) 
             alpha = torch.maximum(alpha, body)
             light = torch.maximum(light, body * uniform(generator, 0.5, 1.1))
     inside = (pixels.square().sum(0) < 1.02).float()
-    rgba = torch.cat((torch.tensor(brown).view(3, 1, 1) * (0.4 + 0.8 * light), (alpha * inside)[None]))
-    site.wall.billboards.append(Billboard(z=site.z, rgba=rgba, class_index=site.class_index))
+    return torch.cat((torch.tensor(brown).view(3, 1, 1) * (0.4 + 0.8 * light), (alpha * inside)[None]))
 
 
 def infiltration(site: Site, generator: Generator) -> None:
@@ -186,26 +185,25 @@ def infiltration(site: Site, generator: Generator) -> None:
     patch.mark(running > 0.5, site.class_index)
     patch.write()
     if s > 0.5:
-        _jet(site, generator)
+        site.hang(lambda: _jet(site, generator))
 
 
-def _jet(site: Site, generator: Generator) -> None:
+def _jet(site: Site, generator: Generator) -> Tensor:
+    """float32 [4, S, S]: water that shoots in and falls, as a bundle of parabolas."""
     x, y = _grid()
     start = (math.sin(site.theta), math.cos(site.theta))
     push = uniform(generator, 0.3, 0.9)
-    alpha = torch.zeros(CROSS_SECTION, CROSS_SECTION)
-    for _ in range(10):
+    nearest = torch.full((CROSS_SECTION, CROSS_SECTION), 1e9)
+    for _ in range(5):
         speed = push * uniform(generator, 0.75, 1.25)
-        for k in range(44):
-            t = k / 22
-            px = start[0] * (1 - speed * t)
+        for k in range(30):
+            t = k / 15
+            px = start[0] * (1 - speed * t) + 0.02 * t * uniform(generator, -1, 1)
             py = start[1] * (1 - speed * t) - 0.75 * t * t
-            spread = 0.010 + 0.02 * t * uniform(generator)
-            jitter = 0.02 * t * uniform(generator, -1, 1)
-            alpha = torch.maximum(alpha, torch.exp(-((x - px - jitter) ** 2 + (y - py) ** 2) / spread**2) * 0.7)
-    inside = (x * x + y * y < 1).float()
-    rgba = torch.cat((torch.full((3, CROSS_SECTION, CROSS_SECTION), 0.55), (alpha * inside)[None]))
-    site.wall.billboards.append(Billboard(z=site.z, rgba=rgba, class_index=site.class_index))
+            spread = 0.012 + 0.02 * t * uniform(generator)
+            nearest = torch.minimum(nearest, ((x - px) ** 2 + (y - py) ** 2) / spread**2)
+    alpha = 0.7 * torch.exp(-nearest) * (x * x + y * y < 1)
+    return torch.cat((torch.full((3, CROSS_SECTION, CROSS_SECTION), 0.55), alpha[None]))
 
 
 def intruding_sealing(site: Site, generator: Generator) -> None:

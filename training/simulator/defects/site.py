@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from training.data.classes import CLASS_CODES
 from training.simulator.defects.patch import Patch
-from training.simulator.wall import Wall
+from training.simulator.wall import Billboard, Wall
 from training.simulator.world import Defect, PipeWorld
 
 
@@ -47,3 +50,10 @@ class Site:
     def patch(self, *, half_length: float, half_arc: float) -> Patch:
         """The wall around this place."""
         return Patch(self.wall, self.z, self.theta, half_length=half_length, half_arc=half_arc)
+
+    def hang(self, draw: Callable[[], Tensor]) -> None:
+        """Hang a picture of the cross-section (float32 [4, S, S]) at this place; drawn once a pipe, not a window."""
+        drawn = self.wall.hangings
+        if self.defect not in drawn:
+            drawn[self.defect] = draw()
+        self.wall.billboards.append(Billboard(z=self.z, rgba=drawn[self.defect], class_index=self.class_index))
