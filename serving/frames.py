@@ -40,8 +40,10 @@ from serving.errors import FrameError, FrameTooLargeError, NotAnImageError, Trun
 
 Frame = NDArray[np.uint8]
 
-# Sizes are checked here against `DecodeLimits`; Pillow's own advice about them would only reach a log, twice.
+# Sizes are checked here against `DecodeLimits`, and damaged metadata beside a sound picture does not matter; what
+# Pillow warns about either would only fill the log of whoever is sent such files.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin")
 
 # The plugin classes are called directly, not through Image.open: that one guesses among every format Pillow
 # knows and warns about large sizes on the way.
@@ -110,9 +112,7 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or self.max_pixels < 1:
-            raise ValueError(
-                f"decode limits must be positive, got {self.max_bytes} bytes, {self.max_pixels} pixels"
-            )
+            raise ValueError(f"decode limits must be positive, got {self.max_bytes} bytes, {self.max_pixels} pixels")
 
 
 DEFAULT_LIMITS = DecodeLimits()
@@ -138,7 +138,7 @@ def decode_path(path: Path, size: int, limits: DecodeLimits = DEFAULT_LIMITS) ->
     try:
         return decode_bytes(read_image_bytes(path, limits), size, limits)
     except FrameError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path} {error}") from error
 
 
 def read_image_bytes(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
@@ -198,9 +198,7 @@ def _decode(data: bytes, size: int | None, limits: DecodeLimits) -> Frame:
 
 def _too_many_bytes(n_bytes: int, limits: DecodeLimits) -> FrameTooLargeError:
     mib = 2**20
-    return FrameTooLargeError(
-        f"has {n_bytes / mib:.1f} MiB, more than the {limits.max_bytes / mib:.1f} MiB allowed"
-    )
+    return FrameTooLargeError(f"has {n_bytes / mib:.1f} MiB, more than the {limits.max_bytes / mib:.1f} MiB allowed")
 
 
 def _recognise(data: bytes) -> str:
@@ -263,12 +261,7 @@ def _to_rgb(image: ImageFile) -> Image.Image:
         composited = Image.new("RGB", image.size)
         composited.paste(colour, mask=colour.getchannel("A"))
         return composited
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise FrameError(
-            f"has {image.mode} pixels, which cannot be converted to RGB; save it as RGB"
-        ) from error
+    return image.convert("RGB")
 
 
 def _sixteen_bit_to_rgb(image: ImageFile) -> Image.Image:
@@ -295,9 +288,7 @@ def _orientation(image: ImageFile) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 if there is none."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (
-        Exception
-    ):  # damaged metadata beside a sound picture: the picture counts, and it has no known orientation
+    except Exception:  # damaged metadata beside a sound picture: the picture counts, and it has no known orientation
         return 1
     return value if isinstance(value, int) else 1
 
