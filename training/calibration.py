@@ -38,7 +38,8 @@ def sigmoid(x: NDArray[np.floating]) -> Floats:
     """1 / (1 + exp(-x)) without overflow."""
     x = np.asarray(x, dtype=np.float64)
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
+    probability: Floats = np.where(x >= 0, 1.0, small) / (1.0 + small)
+    return probability
 
 
 def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Platt:
@@ -51,7 +52,7 @@ def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Plat
         DataError: a class is missing, or higher logits go with fewer defects, so that no calibration is
             possible without turning the probe's ranking round.
     """
-    labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    labels, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     defects, normals = int((labels == 1).sum()), int((labels == 0).sum())
     if not defects or not normals:
         raise DataError(
@@ -59,9 +60,9 @@ def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Plat
             "add labelled inspections, or raise the held-out share"
         )
     targets = np.where(labels == 1, (defects + 1) / (defects + 2), 1 / (normals + 2))
-    centre, scale = float(logits.mean()), float(logits.std()) or 1.0
+    centre, scale = float(values.mean()), float(values.std()) or 1.0
     # Newton on standardised logits, where its two unknowns are of the same size.
-    slope, intercept = _newton((logits - centre) / scale, targets)
+    slope, intercept = _newton((values - centre) / scale, targets)
     slope, intercept = slope / scale, intercept - slope * centre / scale
     if not slope > 0:
         raise DataError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,12 @@ CARD_FILE = "CARD.md"
 GOLDEN_FRAMES = 8
 PARITY_FRAMES = 64
 
-_PRECISION = {
+_PRECISION: dict[VariantName, str] = {
     "fp32": "float32",
     "fp16": "float16 encoder; float32 normalisation and head",
     "int8": "int8 encoder (static QDQ, 7-bit weights per channel); float32 normalisation and head",
 }
-_DEVICE = {"fp32": "any", "fp16": "cuda", "int8": "cpu"}
+_DEVICE: dict[VariantName, Literal["any", "cpu", "cuda"]] = {"fp32": "any", "fp16": "cuda", "int8": "cpu"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,7 @@ def _write_pair(
         write_bytes_atomic(folder / file, model.SerializeToString())
         variants[name] = Variant(name=name, file=file, precision=_PRECISION[name], device=_DEVICE[name])
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **judged.golden)
+    np.savez_compressed(buffer, allow_pickle=False, **judged.golden)
     write_bytes_atomic(folder / GOLDEN_FILE, buffer.getvalue())
     made_by = provenance(command)
     manifest_fields: dict[str, Any] = {

@@ -208,7 +208,9 @@ class _Ranked:
 
 
 def _nan_where_undefined(numerator: Floats, denominator: Floats) -> Floats:
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
+    ratio = np.full(len(numerator), np.nan)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
 
 
 def _ranked(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> _Ranked:

@@ -187,7 +187,7 @@ def _fit(
                 images = make_views(frames.to(device), views, generator)[0]
                 loss = _step_loss(model, images, labels.to(device), weights, config)
                 optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimiser.step()
                 schedule.step()

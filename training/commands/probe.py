@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from serving.durable import write_json_atomic
 from serving.errors import ConfigError
 from training import runs
 from training.commands.options import device_option, typed_command
@@ -105,7 +106,7 @@ def make_random_run(run: Path, encoder: str, pack: Pack, seed: int) -> None:
             raise ConfigError(f"{run} is another run already: name a new folder for --random-init")
         return
     untrained = runs.random_encoder(encoder, pack.size, seed)
-    runs.write_json_atomic(run / runs.CONFIG, config)
+    write_json_atomic(run / runs.CONFIG, config)
     runs.save_encoder(run, untrained)
     runs.update_run(run, status="finished", **runs.provenance(typed_command()))
 
