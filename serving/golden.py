@@ -57,9 +57,7 @@ def load_golden_file(path: Path, manifest: Manifest) -> Golden:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PairInvalidError(
-            f"{path} is no archive of plain arrays ({error}); export the pair again"
-        ) from error
+        raise PairInvalidError(f"{path} is no archive of plain arrays ({error}); export the pair again") from error
     side = manifest.image_size
     frames = _take(arrays, "frames", path, np.uint8, (side, side, 3))
     shapes = {

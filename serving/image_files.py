@@ -79,9 +79,7 @@ def _expand(argument: str) -> list[ImageFile]:
     return [ImageFile(path=path, label=Path(path.name))]
 
 
-def score_files(
-    files: Sequence[ImageFile], scorer: Scorer, threshold: float
-) -> Iterator[FileScore | FileFailure]:
+def score_files(files: Sequence[ImageFile], scorer: Scorer, threshold: float) -> Iterator[FileScore | FileFailure]:
     """Score files in batches, in their order; one that cannot be decoded becomes a `FileFailure`."""
     for batch, decoded in _decode_batches(files, scorer.pair.manifest.image_size, scorer.max_batch):
         frames = [frame for frame in decoded if not isinstance(frame, FrameError)]

@@ -233,8 +233,7 @@ class Manifest(Record):
         point = self.operating_points.get(wanted)
         if point is None:
             raise OperatingPointNotFoundError(
-                f"pair {self.name} has no operating point {wanted[:50]!r}; "
-                f"it has {_listed(self.operating_points)}"
+                f"pair {self.name} has no operating point {wanted[:50]!r}; it has {_listed(self.operating_points)}"
             )
         return point
 
@@ -280,9 +279,7 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if origin is list:
             return [_from_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
         _check(len(value) == len(arguments), f"{where}: {value!r} does not have {len(arguments)} elements")
-        return tuple(
-            _from_json(item_kind, item, where) for item_kind, item in zip(arguments, value, strict=True)
-        )
+        return tuple(_from_json(item_kind, item, where) for item_kind, item in zip(arguments, value, strict=True))
     if origin in (typing.Union, types.UnionType):
         return value  # only `JSON` is a union, and what json.loads returned is that
     if kind is float and type(value) is int:

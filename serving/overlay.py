@@ -38,9 +38,7 @@ def draw_evidence(
     shapes.
     """
     if frame.ndim != 3 or frame.shape[2] != 3 or evidence.ndim != 2:
-        raise ValueError(
-            f"expected a frame [H, W, 3] and evidence [h, w], got {frame.shape} and {evidence.shape}"
-        )
+        raise ValueError(f"expected a frame [H, W, 3] and evidence [h, w], got {frame.shape} and {evidence.shape}")
     height, width = frame.shape[:2]
     heat_image = Image.fromarray(heat_map(evidence, calibration))
     heat = np.asarray(heat_image.resize((width, height), Image.Resampling.BILINEAR))[..., None]

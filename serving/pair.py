@@ -120,9 +120,7 @@ def find_pair(models: Path, name: str | None = None, verify: bool = True) -> Pai
         _raise_not_found(models, folder)
     pair = load_pair(models / folder, verify)
     if pair.name != folder:
-        raise PairInvalidError(
-            f"{pair.path}: the manifest names the pair {pair.name!r}; rename the folder to that"
-        )
+        raise PairInvalidError(f"{pair.path}: the manifest names the pair {pair.name!r}; rename the folder to that")
     return pair
 
 
@@ -131,9 +129,7 @@ def pair_names(models: Path) -> list[str]:
     if not models.is_dir():
         return []
     return sorted(
-        folder.name
-        for folder in models.iterdir()
-        if is_plain_name(folder.name) and (folder / MANIFEST_FILE).is_file()
+        folder.name for folder in models.iterdir() if is_plain_name(folder.name) and (folder / MANIFEST_FILE).is_file()
     )
 
 
@@ -187,11 +183,7 @@ def _default_folder(models: Path) -> str:
         index = _read_json(index_path)
     except PairInvalidError as error:
         raise PairInvalidError(f"{index_path}: {error}") from error
-    if (
-        not isinstance(index, dict)
-        or set(index) != {"default", "pairs"}
-        or not isinstance(index["default"], str)
-    ):
+    if not isinstance(index, dict) or set(index) != {"default", "pairs"} or not isinstance(index["default"], str):
         raise PairInvalidError(f'{index_path}: expected {{"default": NAME, "pairs": [NAME, ...]}}')
     return index["default"]
 
@@ -216,6 +208,5 @@ def _check_sha256(path: Path, expected: str) -> None:
     got = sha256_file(path)
     if got != expected:
         raise PairInvalidError(
-            f"{path} was changed or damaged: its SHA-256 is {got}, the manifest says {expected}; "
-            f"{_EXPORT_AGAIN}"
+            f"{path} was changed or damaged: its SHA-256 is {got}, the manifest says {expected}; {_EXPORT_AGAIN}"
         )

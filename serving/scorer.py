@@ -195,9 +195,7 @@ def default_variant(manifest: Manifest, device: Device) -> str:
         if name in manifest.variants:
             return name
     available = ", ".join(sorted(manifest.variants))
-    raise DeviceError(
-        f"pair {manifest.name} has no variant for {device}, only {available}; name one of these"
-    )
+    raise DeviceError(f"pair {manifest.name} has no variant for {device}, only {available}; name one of these")
 
 
 def _open_session(pair: Pair, variant: str, device: Device, threads: int) -> Any:
@@ -247,9 +245,7 @@ def _check_graph(session: Any, manifest: Manifest, variant: str) -> None:
     for name, (dtype, shape) in expected.items():
         value = found.get(name)
         if value is None:
-            raise PairInvalidError(
-                f"pair {manifest.name}, {variant}: the graph has no {name!r}, only {sorted(found)}"
-            )
+            raise PairInvalidError(f"pair {manifest.name}, {variant}: the graph has no {name!r}, only {sorted(found)}")
         dynamic = bool(value.shape) and not isinstance(value.shape[0], int)
         if value.type != dtype or not dynamic or list(value.shape[1:]) != shape:
             raise PairInvalidError(

@@ -39,24 +39,16 @@ _COLUMNS = (
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True)
-@click.option(
-    "--pair", "pair_name", metavar="NAME", help="Pair to score with.  [default: models/index.json's]"
-)
-@click.option(
-    "--operating-point", metavar="NAME", help="Threshold of the verdict.  [default: the pair's own]"
-)
+@click.option("--pair", "pair_name", metavar="NAME", help="Pair to score with.  [default: models/index.json's]")
+@click.option("--operating-point", metavar="NAME", help="Threshold of the verdict.  [default: the pair's own]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:INDEX; used or refused.")
 @click.option(
     "--variant",
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision.  [default: int8 on a CPU, fp16 on a GPU, where the pair has it, else fp32]",
 )
-@click.option(
-    "--csv", "csv_file", metavar="FILE", help="Write CSV here instead of a table; - is standard output."
-)
-@click.option(
-    "--json", "json_file", metavar="FILE", help="Write JSON lines here instead; - is standard output."
-)
+@click.option("--csv", "csv_file", metavar="FILE", help="Write CSV here instead of a table; - is standard output.")
+@click.option("--json", "json_file", metavar="FILE", help="Write JSON lines here instead; - is standard output.")
 @click.option(
     "--evidence-dir",
     type=click.Path(file_okay=False, path_type=Path),

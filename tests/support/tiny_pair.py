@@ -139,9 +139,7 @@ def tiny_manifest(
         packages={"onnx": onnx.__version__},
         hardware="any",
         variants={
-            variant: Variant(
-                name=variant, file=f"model.{variant}.onnx", precision=variant, device=_DEVICES[variant]
-            )
+            variant: Variant(name=variant, file=f"model.{variant}.onnx", precision=variant, device=_DEVICES[variant])
             for variant in variants
         },
         files=files,
@@ -171,9 +169,7 @@ def build_graph(size: int, variant: VariantName = "fp32") -> bytes:
         scale = float(np.abs(weight).max()) / 127
         constants["patch_quantised"] = np.round(weight / scale).astype(np.int8)
         constants["patch_scale"] = np.array(scale, np.float32)
-        nodes.append(
-            helper.make_node("DequantizeLinear", ["patch_quantised", "patch_scale"], ["patch_weight"])
-        )
+        nodes.append(helper.make_node("DequantizeLinear", ["patch_quantised", "patch_scale"], ["patch_weight"]))
     else:
         constants["patch_weight"] = weight.astype(dtype)
     nodes += _nodes(work)
