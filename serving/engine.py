@@ -1,0 +1,186 @@
+"""All that one worker of the service holds: its pairs, their sessions, queues and metrics. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from serving.batching import Batcher, Prepare
+from serving.errors import DeadlineExceededError, OperatingPointNotFoundError, OverloadedError, PairNotFoundError
+from serving.frames import Frame, decode_bytes
+from serving.golden import verify_golden
+from serving.limits import Settings
+from serving.manifest import Manifest, OperatingPoint
+from serving.pair import Pair, find_pair, models_root
+from serving.scorer import Scorer
+from serving.telemetry import PairTelemetry, Telemetry, forget_this_worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """One pair as it is served: session, queue and metrics of its own."""
+
+    scorer: Scorer
+    batcher: Batcher
+    telemetry: PairTelemetry
+    decode: Prepare
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.scorer.pair.manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    def operating_point(self, name: str | None) -> OperatingPoint:
+        """The operating point asked for, or the pair's default."""
+        points = self.manifest.operating_points
+        point = points.get(name or self.manifest.default_operating_point)
+        if point is None:
+            raise OperatingPointNotFoundError(
+                f"pair {self.name} has no operating point {(name or '')[:50]!r}; it has {', '.join(points)}"
+            )
+        return point
+
+
+def find_pairs(settings: Settings) -> list[Pair]:
+    """The pairs that the settings name, checked file by file, the default one first."""
+    models = models_root()
+    return [find_pair(models, name) for name in settings.pair] or [find_pair(models)]
+
+
+class Engine:
+    """Loads, checks and warms up everything; what is built is ready to score.
+
+    Raises what `find_pair`, `Scorer` and `verify_golden` raise: a service that would answer wrongly, or on
+    another device than the one asked for, does not start.
+    """
+
+    def __init__(self, settings: Settings, telemetry: Telemetry, *, worker: int = 0) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self._pool = ThreadPoolExecutor(settings.pool_threads(), thread_name_prefix="decode")
+        self.lanes = {pair.name: self._open_lane(pair, worker) for pair in find_pairs(settings)}
+        self.default = next(iter(self.lanes.values()))
+        self._requests = 0
+        self._bytes = 0
+
+    def start(self) -> None:
+        """Begin scoring, on the running event loop."""
+        for lane in self.lanes.values():
+            lane.batcher.start()
+
+    def stop(self) -> None:
+        """Finish what is queued, then end all threads."""
+        for lane in self.lanes.values():
+            lane.batcher.stop()
+        self._pool.shutdown(cancel_futures=True)
+        forget_this_worker()
+
+    @property
+    def ready(self) -> bool:
+        """Whether every pair's scorer thread runs."""
+        return all(lane.batcher.alive for lane in self.lanes.values())
+
+    def lane(self, pair: str | None) -> Lane:
+        """The lane of the pair asked for, or of the default one."""
+        lane = self.lanes.get(pair) if pair else self.default
+        if lane is None:
+            raise PairNotFoundError(f"pair {(pair or '')[:100]!r} is not served here; served: {', '.join(self.lanes)}")
+        return lane
+
+    @contextmanager
+    def request(self) -> Iterator[RequestBudget]:
+        """Count a scoring request in, if there is room, and out again with all the bytes it holds."""
+        if self._requests >= self.settings.max_requests:
+            raise OverloadedError(
+                f"{self._requests} requests are being answered, the most allowed; try again later",
+                retry_after_s=1,
+            )
+        budget = RequestBudget(self)
+        self._requests += 1
+        self.telemetry.in_flight.inc()
+        try:
+            yield budget
+        finally:
+            self._requests -= 1
+            self.telemetry.in_flight.dec()
+            self._bytes -= budget.held
+
+    def hold(self, n_bytes: int) -> None:
+        """Account for bytes of a request's body; `OverloadedError` if all requests together hold too many."""
+        if self._bytes + n_bytes > self.settings.max_bytes_held:
+            raise OverloadedError("too much data of other requests is being held; try again later", retry_after_s=1)
+        self._bytes += n_bytes
+
+    def _open_lane(self, pair: Pair, worker: int) -> Lane:
+        settings = self.settings
+        scorer = Scorer(
+            pair,
+            device=settings.device_of(worker),
+            variant=settings.variant or None,
+            threads=settings.session_threads(),
+            max_batch=settings.scorer_batch,
+        )
+        scorer.warm_up()
+        verify_golden(scorer)
+        manifest, limits = pair.manifest, settings.decode_limits
+        metrics = self.telemetry.pair(manifest.name, manifest.version, manifest.operating_points)
+        self.telemetry.serves(
+            pair=manifest.name,
+            version=manifest.version,
+            encoder=manifest.encoder,
+            method=manifest.method,
+            variant=scorer.variant,
+            device=scorer.device,
+            provider=scorer.provider,
+        )
+
+        def decode(data: bytes) -> Frame:
+            return decode_bytes(data, manifest.image_size, limits)
+
+        batcher = Batcher(
+            scorer.score,
+            pool=self._pool,
+            max_batch=settings.scorer_batch,
+            max_frames=settings.max_queue,
+            observer=metrics,
+        )
+        return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode)
+
+
+class RequestBudget:
+    """What one request may still use of memory and time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.held = 0
+
+    def grow(self, n_bytes: int) -> None:
+        """Account for `n_bytes` more of the request's body; raises as `Engine.hold`."""
+        self._engine.hold(n_bytes)
+        self.held += n_bytes
+
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Cancel what is awaited inside, and raise `DeadlineExceededError`, when the time is over."""
+        deadline_s = self._engine.settings.deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise DeadlineExceededError(f"the request was not done within {deadline_s:g} s") from None
+
+
+def retry_after(error: OverloadedError) -> str:
+    """The Retry-After header: whole seconds, at least one."""
+    return str(max(1, math.ceil(error.retry_after_s)))

@@ -1,0 +1,215 @@
+"""The service for readers: its OpenAPI document, the page that shows it, and the front page.
+
+The pages load nothing from other sites; the Swagger files are the ones that BentoML serves itself.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from serving.errors import (
+    BodyTooLargeError,
+    DeadlineExceededError,
+    NotAnImageError,
+    OverloadedError,
+    PairNotFoundError,
+    PipeprobeError,
+    RequestError,
+    TruncatedFrameError,
+)
+from serving.limits import Settings
+from serving.manifest import Manifest
+
+_IMAGES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp", "image/gif")
+_BINARY = {"type": "string", "format": "binary"}
+_NUMBER = {"type": "number"}
+_STRING = {"type": "string"}
+_INTEGER = {"type": "integer"}
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_SCORING_ERRORS: tuple[type[PipeprobeError], ...] = (
+    RequestError,
+    PairNotFoundError,
+    BodyTooLargeError,
+    NotAnImageError,
+    TruncatedFrameError,
+    OverloadedError,
+    DeadlineExceededError,
+)
+
+
+def package_version() -> str:
+    """Version of the installed package; `source` where the code is not installed, as in a Bento."""
+    try:
+        return importlib.metadata.version("pipeprobe")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+def openapi_document(settings: Settings) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pipeprobe",
+            "version": package_version(),
+            "description": "Scores sewer-inspection frames as defect or normal.",
+        },
+        "paths": {
+            "/v1/score": {"post": _score_one(settings)},
+            "/v1/score/batch": {"post": _score_batch(settings)},
+            "/v2": {"get": _get("Server metadata (Open Inference Protocol)")},
+            "/v2/health/live": {"get": _get("Liveness")},
+            "/v2/health/ready": {"get": _get("Readiness")},
+            "/v2/models": {"get": _get("The pairs that are served")},
+            "/v2/models/{name}": {"get": _get("Metadata of a pair", "name")},
+            "/v2/models/{name}/ready": {"get": _get("Readiness of a pair", "name")},
+            "/v2/models/{name}/versions/{version}": {"get": _get("Metadata of a version of a pair", "name", "version")},
+            "/v2/models/{name}/versions/{version}/ready": {
+                "get": _get("Readiness of a version of a pair", "name", "version")
+            },
+            "/livez": {"get": _get("Liveness", media_type="text/plain")},
+            "/healthz": {"get": _get("Liveness", media_type="text/plain")},
+            "/readyz": {"get": _get("Readiness: pairs loaded and warmed up", media_type="text/plain")},
+            "/metrics": {"get": _get("Prometheus metrics", media_type="text/plain")},
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def docs_page() -> str:
+    """An HTML page that shows `/docs.json`."""
+    return """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>pipeprobe: the API</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js" charset="utf-8"></script>
+<script src="./static_content/swagger-ui-standalone-preset.js" charset="utf-8"></script>
+<script src="./static_content/swagger-initializer.js" charset="utf-8"></script>
+</body></html>
+"""
+
+
+def home_page(manifests: Sequence[Manifest]) -> str:
+    """The front page: what is served, on what it was validated, and where to go on."""
+    rows = "\n".join(
+        f'<li><a href="./v2/models/{html.escape(m.name)}">{html.escape(m.name)}</a> '
+        f"{html.escape(m.version)}; validated on: {html.escape(m.validated_on)}</li>"
+        for m in manifests
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>pipeprobe</title>
+<style>body {{ font-family: sans-serif; max-width: 45rem; margin: 3rem auto; line-height: 1.5 }}</style></head>
+<body><h1>pipeprobe</h1>
+<p>Scores sewer-inspection frames as defect or normal.</p>
+<pre>curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' URL/v1/score</pre>
+<h2>Pairs</h2>
+<ul>
+{rows}
+</ul>
+<p><a href="./docs">API</a> · <a href="./docs.json">OpenAPI</a> · <a href="./metrics">metrics</a> ·
+<a href="./readyz">readiness</a></p>
+</body></html>
+"""
+
+
+def _score_one(settings: Settings) -> dict[str, Any]:
+    content: dict[str, Any] = {media_type: {"schema": _BINARY} for media_type in _IMAGES}
+    content["multipart/form-data"] = {
+        "schema": {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
+    }
+    return {
+        "summary": "Score one frame",
+        "description": f"At most {settings.max_frame_bytes} bytes and {settings.max_pixels} pixels.",
+        "operationId": "score",
+        "parameters": _options(),
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": _json("The frame's score", "Score"), **_errors()},
+    }
+
+
+def _score_batch(settings: Settings) -> dict[str, Any]:
+    files = {"type": "array", "items": _BINARY}
+    schema = {"type": "object", "required": ["files"], "properties": {"files": files}}
+    return {
+        "summary": "Score many frames",
+        "description": (
+            f"At most {settings.max_batch_frames} files and {settings.max_body_bytes} bytes. A frame that cannot "
+            "be scored has a problem in its place; the others are scored all the same."
+        ),
+        "operationId": "score_batch",
+        "parameters": _options(),
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
+        "responses": {"200": _json("A result or a problem per frame, in order", "Batch"), **_errors()},
+    }
+
+
+def _options() -> list[dict[str, Any]]:
+    described = {
+        "pair": ("name of the pair; the default one if absent", _STRING),
+        "operating_point": ("name of the threshold; the pair's default if absent", _STRING),
+        "evidence": ("true: add the map of where the score comes from", {"type": "boolean", "default": False}),
+    }
+    return [
+        {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in described.items()
+    ]
+
+
+def _errors() -> dict[str, Any]:
+    titles: dict[str, list[str]] = {}
+    for error in _SCORING_ERRORS:
+        titles.setdefault(str(error.status), []).append(error.title)
+    content = {"application/problem+json": {"schema": _PROBLEM}}
+    return {status: {"description": "; ".join(texts), "content": content} for status, texts in titles.items()}
+
+
+def _get(summary: str, *path: str, media_type: str = "application/json") -> dict[str, Any]:
+    answers: dict[str, Any] = {"200": {"description": summary, "content": {media_type: {}}}}
+    if path:
+        content = {"application/problem+json": {"schema": _PROBLEM}}
+        answers["404"] = {"description": PairNotFoundError.title, "content": content}
+    parameters = [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in path]
+    return {"summary": summary, "parameters": parameters, "responses": answers}
+
+
+def _json(description: str, schema: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": description, "content": content}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties}
+
+
+def _schemas() -> dict[str, Any]:
+    shape = {"type": "array", "items": _INTEGER}
+    timings = {"type": "object", "additionalProperties": _NUMBER}
+    result: dict[str, Any] = {
+        "verdict": {"enum": ["defect", "normal"]},
+        "score": _NUMBER | {"minimum": 0, "maximum": 1},
+        "logit": _NUMBER,
+        "evidence": _object(shape=shape, values={"type": "array", "items": _NUMBER}),
+        "timings_ms": timings,
+    }
+    about = {
+        "operating_point": _STRING,
+        "threshold": _NUMBER,
+        "pair": _STRING,
+        "pair_version": _STRING,
+        "request_id": _STRING,
+    }
+    item = _object(index=_INTEGER, name=_STRING, error=_PROBLEM, **result)
+    return {
+        "Score": _object(**result, **about),
+        "Batch": _object(
+            **about,
+            n_frames=_INTEGER,
+            n_failed=_INTEGER,
+            results={"type": "array", "items": item},
+            timings_ms=timings,
+        ),
+        "Problem": _object(type=_STRING, title=_STRING, status=_INTEGER, detail=_STRING, request_id=_STRING),
+    }

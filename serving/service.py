@@ -1,0 +1,52 @@
+"""The BentoML service: a thin shell that puts the routes of `serving.app` into BentoML's server.
+
+BentoML brings the server, its workers, health pages, tracing and Bentos. The routes are mounted instead of
+being BentoML endpoints, because those parse bodies before they can be limited, have three shapes of errors
+and batch one caller's damaged frame together with another's sound one. BentoML's own metrics are off: they
+label by raw path, which any scanner makes up without end; `serving.app` answers `/metrics` in their place.
+"""
+
+from __future__ import annotations
+
+import bentoml
+
+from serving.app import create_app
+from serving.engine import Engine
+from serving.limits import Settings
+from serving.problem import ProblemMiddleware
+from serving.telemetry import Telemetry
+
+SETTINGS = Settings.from_env()
+TELEMETRY = Telemetry()
+APP = create_app()
+
+# Only for what never reaches our own deadline; ours answers first, with a problem document.
+_BACKSTOP_S = 30
+
+
+class Worker:
+    """Scores sewer-inspection frames as defect or normal; one instance a worker process."""
+
+    def __init__(self) -> None:
+        # Loading and warming up here keeps the worker from accepting connections before it can score, so
+        # with several workers none answers while another is still ready.
+        worker = bentoml.server_context.worker_index or 1
+        self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
+        APP.state.engine = self.engine
+
+    async def __is_ready__(self) -> bool:
+        return self.engine.ready
+
+    async def __is_alive__(self) -> bool:
+        return self.engine.ready
+
+
+PipeprobeService = bentoml.service(
+    name="pipeprobe",
+    workers=SETTINGS.workers,
+    traffic={"timeout": SETTINGS.deadline_s + _BACKSTOP_S},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": bool(SETTINGS.access_log)}},
+)(Worker)
+PipeprobeService.mount_asgi_app(APP)
+PipeprobeService.add_asgi_middleware(ProblemMiddleware, telemetry=TELEMETRY)

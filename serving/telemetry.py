@@ -1,0 +1,158 @@
+"""The service's Prometheus metrics.
+
+Labels are pair, version and closed sets (stage, route template, verdict, reason): never a path or a file
+name, which callers could make up without end. BentoML gives its workers PROMETHEUS_MULTIPROC_DIR, in which
+each writes its values; whichever worker is asked adds up all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from serving.metrics_summary import STAGE_METRIC, STAGES
+
+__all__ = ["CONTENT_TYPE_LATEST", "PairTelemetry", "Telemetry"]
+
+# Fine where a GPU answers (under 10 ms), coarse where only overload gets.
+_SECONDS = (
+    *(0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SCORES = tuple(step / 20 for step in range(1, 21))
+
+_MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Telemetry:
+    """All metrics of one worker; safe to use from several threads."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._registry = registry or CollectorRegistry()
+        kept = self._registry
+        pair = ("pair", "version")
+        self._stages = Histogram(
+            STAGE_METRIC,
+            "Seconds per stage; decode, queue and infer are timed per frame, the others per request",
+            ("stage", *pair),
+            buckets=_SECONDS,
+            registry=kept,
+        )
+        self._batches = Histogram(
+            "pipeprobe_batch_frames", "Frames in one run of the session", pair, buckets=_FRAMES, registry=kept
+        )
+        self._queued = Gauge(
+            "pipeprobe_queue_frames",
+            "Frames admitted and not yet scored",
+            pair,
+            multiprocess_mode="livesum",
+            registry=kept,
+        )
+        self._in_flight = Gauge(
+            "pipeprobe_requests_in_flight",
+            "Scoring requests being answered",
+            multiprocess_mode="livesum",
+            registry=kept,
+        )
+        self._requests = Counter(
+            "pipeprobe_requests", "Answered requests", ("route", "method", "status"), registry=kept
+        )
+        self._verdicts = Counter("pipeprobe_verdicts", "Verdicts", (*pair, "operating_point", "verdict"), registry=kept)
+        self._scores = Histogram("pipeprobe_score", "Scores", pair, buckets=_SCORES, registry=kept)
+        self._rejected = Counter(
+            "pipeprobe_rejected", "Frames and requests refused, by problem", ("reason",), registry=kept
+        )
+        self._info = Gauge(
+            "pipeprobe_pair_info",
+            "1 for every pair that is served, and on what",
+            (*pair, "encoder", "method", "variant", "device", "provider"),
+            multiprocess_mode="livemax",
+            registry=kept,
+        )
+        self.in_flight = self._in_flight
+        forget_dead_workers()
+
+    def request(self, route: str, method: str, status: int) -> None:
+        """Count an answered request; `route` is a template such as `/v2/models/{name}`."""
+        self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a refused frame or request under the slug of its problem."""
+        self._rejected.labels(reason).inc()
+
+    def pair(self, name: str, version: str, operating_points: Iterable[str]) -> PairTelemetry:
+        """The metrics of one pair, with every label set already resolved."""
+        labels = (name, version)
+        return PairTelemetry(
+            stages={stage: self._stages.labels(stage, *labels) for stage in STAGES},
+            batch_frames=self._batches.labels(*labels),
+            queue_frames=self._queued.labels(*labels),
+            scores=self._scores.labels(*labels),
+            verdicts={
+                (point, verdict): self._verdicts.labels(*labels, point, verdict)
+                for point in operating_points
+                for verdict in ("defect", "normal")
+            },
+        )
+
+    def serves(
+        self, *, pair: str, version: str, encoder: str, method: str, variant: str, device: str, provider: str
+    ) -> None:
+        """Say that this pair is served, and on what."""
+        self._info.labels(pair, version, encoder, method, variant, device, provider).set(1)
+
+    def exposition(self) -> bytes:
+        """The page of `/metrics`, added up over all workers where there are several."""
+        if _MULTIPROC_VARIABLE not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no annotations
+        return generate_latest(registry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairTelemetry:
+    """The metrics of one pair of one worker; resolving labels per frame would cost more than counting."""
+
+    stages: dict[str, Histogram]
+    batch_frames: Histogram
+    queue_frames: Gauge
+    scores: Histogram
+    verdicts: dict[tuple[str, str], Counter]
+
+    def stage(self, stage: str, seconds: float) -> None:
+        self.stages[stage].observe(seconds)
+
+    def queued(self, n_frames: int) -> None:
+        self.queue_frames.set(n_frames)
+
+    def batch(self, n_frames: int) -> None:
+        self.batch_frames.observe(n_frames)
+
+    def scored(self, score: float, operating_point: str, verdict: str) -> None:
+        self.scores.observe(score)
+        self.verdicts[operating_point, verdict].inc()
+
+
+def forget_dead_workers() -> None:
+    """Drop the gauges of workers that were killed; they would be added up for ever."""
+    folder = os.environ.get(_MULTIPROC_VARIABLE)
+    if folder is None:
+        return
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
+            path.unlink(missing_ok=True)
+
+
+def forget_this_worker() -> None:
+    """Drop the gauges of this process, at its orderly end."""
+    if _MULTIPROC_VARIABLE in os.environ:
+        multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]  # it has no annotations
