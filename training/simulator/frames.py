@@ -1,8 +1,8 @@
 """Frame data sets of simulated pipes, in Sewer-ML's own format.
 
-Every pipe gives both defect and normal frames, as many of each as the whole set has on average, so that a pipe's look
-says nothing about the label; the splits share no pipe. A pipe is drawn from (seed, split, number) alone, so the bytes do
-not depend on how many processes draw. The set is written beside its final place and moved there when it is whole.
+Every pipe gives both defect and normal frames, as many of each as the whole set has on average, so that a pipe's
+look says nothing about the label; the splits share no pipe. A pipe is drawn from (seed, split, number) alone, so the
+bytes do not depend on how many processes draw. The set is written beside its final place and moved there when whole.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ FORMAT_VERSION = 1
 FRAMES_PER_PIPE = 16
 PLACES_PER_PIPE = 2
 # A pipe that does not give its frames in this many rounds (its defects all under water, say) is replaced.
-ROUNDS_PER_PIPE = 4
+ROUNDS_PER_PIPE = 8
 PIPES_TRIED = 25
 PNG_COMPRESSION = 1
-# Poses are tried on pictures this small first, this many for each that is wanted.
+# Poses are tried on pictures this small first.
 PREVIEW_SIZE = 48
-SPARE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +128,13 @@ def draw_pipe(task: PipeTask) -> list[DrawnFrame]:
 def _draw_pipe_once(task: PipeTask, rng: np.random.Generator) -> list[DrawnFrame] | None:
     config = task.config
     codes = [draw_class_set(rng) for _ in range(PLACES_PER_PIPE)]
-    length_m = 3.0 + 2.4 * PLACES_PER_PIPE
+    length_m = 4.0 + 2.4 * PLACES_PER_PIPE
     world = draw_world(int(rng.integers(2**31)), profile=config.profile, length_m=length_m, codes=codes)  # type: ignore[arg-type]  # FramesConfig has checked the profile
     shot = _Shoot(world, config, rng)
     defects: list[DrawnFrame] = []
     normals: list[DrawnFrame] = []
+    if shot.hopeless:
+        return None
     for _ in range(ROUNDS_PER_PIPE):
         missing = task.defect_frames - len(defects), task.normal_frames - len(normals)
         for frame in shot.candidates(near_defects=max(0, missing[0]), anywhere=max(0, missing[1])):
@@ -156,17 +157,34 @@ class _Shoot:
         self._mount = draw_mount(rng, world)
         self._sensor = draw_sensor(rng, profile=config.profile)
         self._display = draw_display(rng)
-        self._places = np.array([d.distance_m for d in world.defects])
-        self._others = self._draw_others(rng)
+        self._places = self._seen_places()
+        self._others = self._clear_places(rng)
 
-    def _draw_others(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Places to look at beside those of the defects: two anywhere, and a clean joint near each, if there are any."""
+    @property
+    def hopeless(self) -> bool:
+        """Whether this pipe shows no defect (all under water, say), or nothing but defects."""
+        return len(self._places) == 0 or len(self._others) == 0
+
+    def _seen_places(self) -> NDArray[np.float64]:
+        """Distances of the defects that can be seen from 1.6 radii before them."""
         world = self._world
-        anywhere = rng.uniform(1.0, world.length_m - 0.5, 2)
-        if not world.joints_m:
-            return anywhere
-        joints = np.array(world.joints_m)
-        return np.concatenate((anywhere, joints[np.abs(joints[None] - anywhere[:, None]).argmin(1)]))
+        places = np.array([d.distance_m for d in world.defects])
+        before = np.clip(places - 1.6 * world.radius_m, 0.1, None)
+        height = max(0.0, -1 + 2 * world.water_level + 0.3)
+        poses = CameraPose.at(list(before), offset_y=height, lens=self._lens, light=self._light)
+        small = self._renderer.render(poses, height=PREVIEW_SIZE, width=PREVIEW_SIZE)
+        seen: NDArray[np.float64] = places[class_shares(small.classes).max(1) >= VISIBLE_SHARE]
+        return seen
+
+    def _clear_places(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Up to four places with no defect in sight; a clean joint among them where there is one."""
+        world, sight = self._world, 7 * self._world.radius_m
+        anywhere = rng.uniform(1.0, world.length_m - 0.5, 30)
+        options = np.concatenate((anywhere, rng.permutation(np.array(world.joints_m))))
+        defects = np.array([d.distance_m for d in world.defects])
+        far = np.abs(options[:, None] - defects[None]).min(1) > sight
+        clear, at_joint = options[:30][far[:30]][:2], options[30:][far[30:]][:2]
+        return np.concatenate((clear, at_joint))
 
     def candidates(self, *, near_defects: int, anywhere: int) -> Iterator[DrawnFrame]:
         """Frames that clearly show a defect or clearly show none; the others are dropped here."""
@@ -193,7 +211,7 @@ class _Shoot:
 
     def _promising(self, near_defects: int, anywhere: int) -> CameraPose:
         """Poses, as many of each kind as asked for or fewer, that a small picture says will be clear cases."""
-        asked = (SPARE * near_defects, SPARE * anywhere)
+        asked = (near_defects, anywhere)
         ahead = self._rng.uniform(0.6, 4.0, sum(asked)) * self._world.radius_m
         anchors = np.concatenate((self._rng.choice(self._places, asked[0]), self._rng.choice(self._others, asked[1])))
         distances = np.clip(anchors - ahead, 0.1, self._world.length_m - 4 * self._world.radius_m)
