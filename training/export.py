@@ -291,7 +291,7 @@ def validated_on(data: Mapping[str, Any]) -> str:
     sources = sorted({str(part["source"]) for name, part in data.items() if name != "train"})
     if all(is_simulated(source) for source in sources):
         return "simulated pipes only; not validated on real sewers"
-    return f"{', '.join(sources)}; not validated on other sewers"
+    return f"{', '.join(sources)}; not validated on anything else"
 
 
 def is_simulated(source: str) -> bool:

@@ -258,6 +258,9 @@ def _named_packs(train: Pack, val: Pack, others: Mapping[str, Pack]) -> dict[str
     for name, pack in packs.items():
         if name != "train" and pack.digest == train.digest:
             raise DataError(f"{name} ({pack.path}) is the training pack itself: measure on other frames")
+        same_split = (pack.source, pack.split) == (train.source, train.split)
+        if name != "train" and same_split and not set(pack.names).isdisjoint(train.names):
+            raise DataError(f"{name} ({pack.path}) shares frames with the training pack: measure on other frames")
     return packs
 
 

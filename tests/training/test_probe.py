@@ -133,6 +133,8 @@ def test_measuring_on_the_training_pack_is_refused(run: Path) -> None:
     train = toy_pack("train")
     with pytest.raises(DataError, match="training pack itself"):
         run_probe(run, train=train, val=train, config=CONFIG)
+    with pytest.raises(DataError, match="shares frames"):
+        run_probe(run, train=train, val=toy_pack("train", n=60), config=CONFIG)
     with pytest.raises(ConfigError, match="'val' is taken"):
         run_probe(run, train=train, val=toy_pack("val"), others={"val": train}, config=CONFIG)
 
