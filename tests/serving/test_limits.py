@@ -1,0 +1,68 @@
+"""Settings are read once, and refused by name if they are wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.errors import ConfigError
+from serving.limits import Settings, settings_table
+
+
+def test_defaults_hold_without_any_variable() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert settings.device_of(5) == "cpu"
+    assert settings.decode_limits.max_bytes == settings.max_frame_bytes
+
+
+def test_reads_what_is_set() -> None:
+    settings = Settings.from_env(
+        {
+            "PIPEPROBE_PAIR": "first, second",
+            "PIPEPROBE_DEVICE": "cuda:0,cuda:1",
+            "PIPEPROBE_VARIANT": "fp16",
+            "PIPEPROBE_DEADLINE_S": "2.5",
+            "PIPEPROBE_MAX_QUEUE": "",
+            "PIPEPROBE_THREADS": "3",
+        }
+    )
+    assert settings.pair == ("first", "second")
+    assert [settings.device_of(worker) for worker in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert (settings.variant, settings.deadline_s) == ("fp16", 2.5)
+    assert settings.max_queue == Settings().max_queue
+    assert settings.session_threads() == 3
+
+
+def test_workers_share_the_cores() -> None:
+    alone, many = Settings(), Settings(workers=64)
+    assert alone.session_threads() >= many.session_threads() == 1
+    assert many.pool_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MAX_QUEUE", "0", "1 to 100000"),
+        ("MAX_QUEUE", "many", "not a whole number"),
+        ("WORKERS", "1.5", "not a whole number"),
+        ("DEADLINE_S", "nan", "0.01 to 3600"),
+        ("DEADLINE_S", "soon", "not a number"),
+        ("DEVICE", "gpu", "use cpu, cuda"),
+        ("DEVICE", "cpu,", "use cpu, cuda"),
+        ("VARIANT", "fp64", "fp32, fp16, int8"),
+        ("PAIR", "../elsewhere", "folders under models/"),
+        ("MAX_BATCH_FRAMES", "300", "PIPEPROBE_MAX_QUEUE"),
+        ("MAX_BODY_BYTES", str(2**30), "PIPEPROBE_MAX_BYTES_HELD"),
+    ],
+)
+def test_refuses_wrong_values_by_name(name: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"PIPEPROBE_{name}") as caught:
+        Settings.from_env({f"PIPEPROBE_{name}": value})
+    assert said in str(caught.value)
+
+
+def test_table_has_every_setting() -> None:
+    rows = {row[0]: row for row in settings_table()}
+    assert set(rows) == {f"PIPEPROBE_{name.upper()}" for name in Settings.__dataclass_fields__}
+    assert rows["PIPEPROBE_MAX_BATCH_FRAMES"][1:3] == ("64", "1 to 4096")
+    assert all(meaning for *_, meaning in rows.values())
