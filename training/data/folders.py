@@ -1,120 +1,189 @@
-"""Plain folders of images: `defect/`, `normal/` and, for pretraining, `unlabelled/`.
+"""Plain folders of images: ROOT/defect/, ROOT/normal/ and ROOT/unlabelled/, any of them, with folders below.
 
-Such folders have no splits and no inspection ids, and often hold the same picture several times. Frames that look
-alike (by a perceptual hash) form a group; a group goes into one split whole, so that no near-duplicate of a training
-frame is measured on. The group's number serves as inspection id.
+Such sets come without splits. They are split by groups of frames that belong together: near-duplicates, mirrored
+and turned ones included, and the frames of one inspection where ROOT/inspections.csv (Filename, Inspection; the
+file name from ROOT on) says which those are. Without that file, frames of one inspection that do not look alike may
+lie on both sides of a split.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.errors import DataError, FrameError
-from serving.frames import decode_path
+from serving.devices import available_cores
+from serving.errors import ConfigError, DataError
+from serving.frames import SUFFIXES
+from serving.progress import track_progress
 from training.data.classes import CLASS_CODES
 from training.data.frame_table import DEFECT, NORMAL, UNLABELLED, FrameTable
 from training.data.image_store import FilePlace, ImageStore
+from training.data.near_duplicates import MAX_DISTANCE, ORIENTATIONS, Groups, hash_image, near_pairs
+from training.data.sewer_ml import INSPECTIONS_CSV, read_inspections
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
-LABELS = {"defect": DEFECT, "normal": NORMAL, "unlabelled": UNLABELLED}
-SPLIT_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-HASH_SIDE = 8
-# Frames whose 64-bit hashes differ in at most this many bits count as near-duplicates.
-NEAR_BITS = 5
+FOLDERS: dict[str, int] = {"defect": DEFECT, "normal": NORMAL, "unlabelled": UNLABELLED}
+PARTS = ("train", "val", "test")
 
 
-def is_folder_data_set(root: Path) -> bool:
-    """Whether `root` holds at least one of the folders that this module reads."""
-    return any((root / name).is_dir() for name in LABELS)
+@dataclass(frozen=True, kw_only=True)
+class FolderSplit:
+    """How to split plain folders: shares of train, val and test, and the seed that chooses who goes where."""
+
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(PARTS) or min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ConfigError(f"shares of train, val and test must be three numbers that add up to 1: {self.shares}")
+        if self.seed < 0:
+            raise ConfigError(f"the split seed must not be negative, got {self.seed}")
+
+    @classmethod
+    def from_text(cls, per_cent: str, *, seed: int) -> FolderSplit:
+        """From "70,15,15"."""
+        try:
+            train, val, test = (float(part) / 100 for part in per_cent.split(","))
+        except ValueError as error:
+            raise ConfigError(f"shares are three numbers in per cent, such as 70,15,15; got {per_cent!r}") from error
+        return cls(shares=(train, val, test), seed=seed)
 
 
-def read_folders(root: Path, split: str, *, seed: int = 0) -> FrameTable:
-    """One split of the images under `root`; the split of a group depends on `seed` and its hash alone.
-
-    Raises:
-        DataError: no images, an unknown split, or an image that cannot be decoded.
-    """
-    if split not in SPLIT_SHARES:
-        raise DataError(f"no split {split!r}; there are {', '.join(SPLIT_SHARES)}")
-    files = [
-        (path, label)
-        for folder, label in LABELS.items()
-        for path in sorted((root / folder).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
-        raise DataError(f"{root}: no images in defect/, normal/ or unlabelled/")
-    names = [str(path.relative_to(root)) for path, _ in files]
-    hashes = np.array([_hash_of(path) for path, _ in files], dtype=np.uint64)
-    groups = near_duplicate_groups(hashes)
-    splits = _split_of_groups(groups, hashes, seed)
-    table = FrameTable(
-        source=f"folders ({root.name})",
-        split="all",
-        names=tuple(names),
-        labels=np.array([label for _, label in files], dtype=np.int8),
-        classes=np.zeros((len(files), len(CLASS_CODES)), dtype=np.uint8),
-        inspections=groups,
-        store=ImageStore({name: FilePlace(str(path)) for name, (path, _) in zip(names, files, strict=True)}),
-    )
-    chosen = np.flatnonzero(splits == list(SPLIT_SHARES).index(split))
-    if len(chosen) == 0:
-        raise DataError(f"{root}: {len(files)} images are too few, split {split} is empty")
-    return replace(table.select(chosen), split=split)
+DEFAULT_SPLIT = FolderSplit()
 
 
-def _hash_of(path: Path) -> int:
-    """A 64-bit difference hash; a file that cannot be decoded hashes to its name and is reported when packed."""
-    try:
-        frame = decode_path(path, HASH_SIDE * 4)
-    except FrameError:
-        return int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:8], "big")
-    return difference_hash(frame)
-
-
-def difference_hash(frame: NDArray[np.uint8]) -> int:
-    """64 bits, one for each of 8 x 8 places: whether it is brighter than the place to its right.
+def read_folders(
+    root: Path, *, split: str = "all", how: FolderSplit = DEFAULT_SPLIT, max_distance: int = MAX_DISTANCE
+) -> FrameTable:
+    """Read a folder data set, or one part of it; `inspections` numbers the groups that stay together.
 
     Args:
-        frame: uint8 [32, 32, 3].
+        root: holds the folders.
+        split: train, val, test, or all.
+        how: shares and seed; the same for all parts of a set, or they overlap.
+        max_distance: bits of the perceptual hash by which near-duplicates may differ.
+
+    Raises:
+        DataError: there are no images, none fall to the part, or one cannot be read.
     """
-    grey = frame.astype(np.float64).mean(axis=2)
-    wide = grey.reshape(HASH_SIDE, 4, -1).mean(axis=1)
-    columns = np.linspace(0, wide.shape[1], HASH_SIDE + 2).astype(int)
-    cells = np.stack([wide[:, a:b].mean(axis=1) for a, b in pairwise(columns)], axis=1)
-    bits = (cells[:, :-1] > cells[:, 1:]).ravel()
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    if split not in (*PARTS, "all"):
+        raise ConfigError(f"plain folders have the parts {', '.join(PARTS)} and all, not {split!r}")
+    names, labels, ignored = _list_images(root)
+    store = ImageStore({name: FilePlace(str(root / name)) for name in names})
+    groups, near = _group(root, names, store, max_distance)
+    table = FrameTable(
+        source=f"folders {root.resolve().name}",
+        split=split,
+        names=names,
+        labels=labels,
+        classes=np.zeros((len(names), len(CLASS_CODES)), np.uint8),
+        inspections=groups,
+        store=store,
+        notes=_notes(groups, labels, near, ignored),
+    )
+    if split == "all":
+        return table
+    chosen = np.flatnonzero(assign_parts(groups, labels, how) == PARTS.index(split))
+    if len(chosen) == 0:
+        raise DataError(
+            f"{root}: no frame of {len(names)} falls to {split} with shares {how.shares}: change the shares"
+        )
+    return table.select(chosen.astype(np.int64))
 
 
-def near_duplicate_groups(hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """int32 [N] group numbers: two frames share a group if a chain of near-duplicates joins them."""
-    parent = np.arange(len(hashes))
+def assign_parts(groups: NDArray[np.int32], labels: NDArray[np.int8], how: FolderSplit) -> NDArray[np.int8]:
+    """Give each frame a part, int8 [N]: 0 train, 1 val, 2 test; whole groups only, and each label by its shares.
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
+    Groups without any labelled frame go to train: nothing can be measured on them.
+    """
+    parts = np.zeros(len(groups), np.int8)
+    counts = np.zeros((int(groups.max()) + 1, 3), np.int64)
+    np.add.at(counts, (groups, labels + 1), 1)
+    for label in (NORMAL, DEFECT):
+        # Mixed groups count as the label that they hold most of, defect on a tie.
+        mine = counts[:, 2] >= np.maximum(counts[:, 1], 1) if label == DEFECT else counts[:, 1] > counts[:, 2]
+        members = np.flatnonzero(mine)
+        sizes = counts[members, 1:].sum(axis=1)
+        order = np.random.default_rng((how.seed, label)).permutation(len(members))
+        # Large groups first: what they overshoot, the small ones even out.
+        order = order[np.argsort(-sizes[order], kind="stable")]
+        wanted = np.array(how.shares) * sizes.sum()
+        given = np.zeros(len(PARTS))
+        chosen = np.zeros(len(counts), np.int8)
+        for i in order.tolist():
+            part = int(np.argmax(wanted - given))
+            given[part] += sizes[i]
+            chosen[members[i]] = part
+        of_label = mine[groups]
+        parts[of_label] = chosen[groups[of_label]]
+    return parts
 
-    for i in range(len(hashes)):
-        distance = np.bitwise_count(hashes[i + 1 :] ^ hashes[i])
-        for j in np.flatnonzero(distance <= NEAR_BITS) + i + 1:
-            parent[root(int(j))] = root(i)
-    roots = np.array([root(i) for i in range(len(hashes))])
-    return np.unique(roots, return_inverse=True)[1].astype(np.int32)
+
+def _list_images(root: Path) -> tuple[tuple[str, ...], NDArray[np.int8], int]:
+    """Names from `root` on, sorted; labels; how many other files lie among them."""
+    found: list[tuple[str, int]] = []
+    ignored = 0
+    for folder, label in FOLDERS.items():
+        for path in sorted((root / folder).rglob("*")) if (root / folder).is_dir() else []:
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                found.append((path.relative_to(root).as_posix(), label))
+            else:
+                ignored += path.is_file()
+    if not found:
+        raise DataError(
+            f"{root} has no images in {', '.join(f'{name}/' for name in FOLDERS)} "
+            f"(looked for {', '.join(sorted(SUFFIXES))}, also in the folders below)"
+        )
+    names, labels = zip(*found, strict=True)
+    return names, np.array(labels, np.int8), ignored
 
 
-def _split_of_groups(groups: NDArray[np.int32], hashes: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
-    """int64 [N] split numbers; a group's split follows from the seed and the smallest hash in it."""
-    bounds = np.cumsum(list(SPLIT_SHARES.values()))
-    keys = np.array([hashes[groups == g].min() for g in range(int(groups.max()) + 1)])
-    draws = [int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") / 2**48 for key in keys]
-    by_group = np.minimum(np.searchsorted(bounds, draws, side="right"), len(bounds) - 1)
-    result: NDArray[np.int64] = by_group[groups]
-    return result
+def _group(root: Path, names: tuple[str, ...], store: ImageStore, max_distance: int) -> tuple[NDArray[np.int32], int]:
+    """Groups, int32 [N], and how many frames have a near-duplicate."""
+    rows, hashes = _hash_all(names, store)
+    groups = Groups(len(names))
+    near: set[int] = set()
+    for i, j in near_pairs(hashes, max_distance=max_distance):
+        groups.join(rows[i], rows[j])
+        near |= {i, j}
+    inspections = read_inspections(root / INSPECTIONS_CSV, names)
+    first: dict[int, int] = {}
+    for row, inspection in enumerate(inspections.tolist()):
+        if inspection >= 0:
+            groups.join(first.setdefault(inspection, row), row)
+    return groups.numbers(), len(near)
+
+
+def _hash_all(names: tuple[str, ...], store: ImageStore) -> tuple[list[int], NDArray[np.uint64]]:
+    """Rows of the decodable images, and their hashes, uint64 [n, 8]."""
+    rows: list[int] = []
+    hashes: list[NDArray[np.uint64]] = []
+    # Threads will do: Pillow decodes without the interpreter lock.
+    with (
+        track_progress("finding near-duplicates", total=len(names), unit="frames") as advance,
+        ThreadPoolExecutor(available_cores(), thread_name_prefix="hash") as pool,
+    ):
+        for row, hashed in enumerate(pool.map(lambda name: hash_image(store.read(name)), names)):
+            if hashed is not None:
+                rows.append(row)
+                hashes.append(hashed)
+            advance()
+    return rows, np.array(hashes, np.uint64).reshape(len(rows), ORIENTATIONS)
+
+
+def _notes(groups: NDArray[np.int32], labels: NDArray[np.int8], near: int, ignored: int) -> tuple[str, ...]:
+    sizes = np.bincount(groups)
+    notes = [
+        f"the whole set: {len(groups)} frames in {len(sizes)} groups that stay together, the largest of "
+        f"{sizes.max()} frames; {near} frames have a near-duplicate"
+    ]
+    defect = np.bincount(groups[labels == DEFECT], minlength=len(sizes))
+    normal = np.bincount(groups[labels == NORMAL], minlength=len(sizes))
+    if mixed := int(np.count_nonzero((defect > 0) & (normal > 0))):
+        notes.append(f"{mixed} groups hold both defect and normal frames: look at them, some labels may be wrong")
+    if ignored:
+        notes.append(f"{ignored} files were ignored, since their names do not end as those of images do")
+    return tuple(notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,8 +56,10 @@ class FrameTable:
             raise DataError(f"{self.source}, {self.split}: there are no frames")
         if len(set(self.names)) != n:
             raise DataError(f"{self.source}, {self.split}: frame names are not unique")
-        if any("\n" in name for name in self.names):
-            raise DataError(f"{self.source}, {self.split}: a file name contains a line break; rename it")
+        for name in self.names:
+            # Packs keep names in a text file, one a line; Linux allows names that are no text.
+            if "\n" in name or not _is_text(name):
+                raise DataError(f"{self.source}, {self.split}: file name {name!r} is not a line of text; rename it")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +79,15 @@ class FrameTable:
         return count_labels(self.labels)
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def count_labels(labels: NDArray[np.int8]) -> dict[str, int]:
     """Frames per label: keys `defect`, `normal`, `unlabelled`."""
-    pairs: Iterator[tuple[str, int]] = iter((("defect", DEFECT), ("normal", NORMAL), ("unlabelled", UNLABELLED)))
-    return {name: int(np.count_nonzero(labels == value)) for name, value in pairs}
+    values = {"defect": DEFECT, "normal": NORMAL, "unlabelled": UNLABELLED}
+    return {name: int(np.count_nonzero(labels == value)) for name, value in values.items()}

@@ -1,24 +1,33 @@
-"""Batches of a pack, shuffled from (seed, epoch) alone and read one ahead of their use."""
+"""Shuffled batches of packed frames, read ahead by a thread."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serving.errors import ConfigError
 from training.data.pack import Pack
 
-AHEAD = 2
+_BATCHES_AHEAD = 3
+_POLL_S = 0.05
+# Of a device's free memory, what a resident pack may take; the rest is for the model and its activations.
+_RESIDENT_SHARE = 0.6
+
+_resident: WeakKeyDictionary[Pack, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
 
-def epoch_order(count: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """int64 [count]: the order of an epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(count)
+def epoch_order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order in which epoch `epoch` visits `n` frames: a permutation, int64 [n], of (seed, epoch) alone."""
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 def epoch_batches(
@@ -27,49 +36,117 @@ def epoch_batches(
     batch_size: int,
     epoch: int,
     seed: int,
-    device: str | torch.device = "cpu",
+    device: torch.device | str = "cpu",
     indices: NDArray[np.int64] | None = None,
     drop_last: bool = True,
+    resident: bool = False,
 ) -> Iterator[Tensor]:
-    """One epoch of uint8 [B, S, S, 3] batches on `device`.
+    """One epoch of frames, each once, in the order of `epoch_order`.
 
     Args:
-        indices: the rows to use, all of them if None.
+        pack: where the frames are.
+        batch_size: B.
+        epoch, seed: decide the order, and nothing else does.
+        device: where the batches are wanted.
+        indices: frames to use, int64; all of the pack by default.
         drop_last: leave out the last batch if it is not full.
+        resident: keep the whole pack on the device, copied there once, and gather batches there.
+
+    Returns:
+        An iterator over uint8 [B, S, S, 3]. Closing it, or dropping it, ends the reading thread.
+
+    Raises:
+        ConfigError: there is not one batch, or the pack does not fit on the device.
     """
-    rows = np.arange(len(pack)) if indices is None else indices
-    order = rows[epoch_order(len(rows), seed=seed, epoch=epoch)]
-    end = len(order) // batch_size * batch_size if drop_last else len(order)
-    chunks = [order[start : start + batch_size] for start in range(0, end, batch_size)]
-    ready: queue.Queue[Tensor | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    chosen = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
+    if batch_size < 1 or epoch < 0 or seed < 0:
+        raise ConfigError(f"batch size must be positive, epoch and seed not negative: {batch_size}, {epoch}, {seed}")
+    if len(chosen) < (batch_size if drop_last else 1):
+        raise ConfigError(
+            f"{pack.path}: {len(chosen)} frames do not fill a batch of {batch_size}: "
+            "take a smaller batch or more frames"
+        )
+    if chosen.min() < 0 or chosen.max() >= len(pack):
+        raise ConfigError(f"{pack.path} has {len(pack)} frames; the indices go from {chosen.min()} to {chosen.max()}")
+    order = chosen[epoch_order(len(chosen), seed=seed, epoch=epoch)]
+    end = len(order) - len(order) % batch_size if drop_last else len(order)
+    batches = [order[start : min(start + batch_size, end)] for start in range(0, end, batch_size)]
+    if resident:
+        return _gather_resident(resident_frames(pack, torch.device(device)), batches)
+    return _read_ahead(pack, batches, torch.device(device))
+
+
+def resident_frames(pack: Pack, device: torch.device) -> Tensor:
+    """All frames of `pack` on `device`, uint8 [N, S, S, 3]; copied once and kept as long as `pack` is.
+
+    Raises:
+        ConfigError: the device has too little free memory.
+    """
+    kept = _resident.setdefault(pack, {})
+    if device not in kept:
+        n_bytes = pack.frames.nbytes
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if n_bytes > free * _RESIDENT_SHARE:
+                raise ConfigError(
+                    f"{pack.path} has {n_bytes / 2**30:.1f} GiB, too much to keep on {device} with "
+                    f"{free / 2**30:.1f} GiB free: read it from disk, or pack fewer or smaller frames"
+                )
+        kept[device] = _upload(pack, device)
+    return kept[device]
+
+
+def _upload(pack: Pack, device: torch.device) -> Tensor:
+    frames = torch.empty(pack.frames.shape, dtype=torch.uint8, device=device)
+    step = 1024
+    for start in range(0, len(pack), step):
+        # A copy, since a tensor over a read-only map could be written to by mistake.
+        frames[start : start + step] = torch.from_numpy(np.array(pack.frames[start : start + step])).to(device)
+    return frames
+
+
+def _gather_resident(frames: Tensor, batches: list[NDArray[np.int64]]) -> Iterator[Tensor]:
+    for batch in batches:
+        yield frames[torch.from_numpy(batch).to(frames.device)]
+
+
+def _read_ahead(pack: Pack, batches: list[NDArray[np.int64]], device: torch.device) -> Iterator[Tensor]:
+    ready: queue.Queue[Tensor | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
     stopped = threading.Event()
 
     def put(item: Tensor | BaseException | None) -> None:
         while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
+            with suppress(queue.Full):
+                ready.put(item, timeout=_POLL_S)
                 return
-            except queue.Full:
-                continue
 
     def read() -> None:
         try:
-            for chunk in chunks:
+            for batch in batches:
                 if stopped.is_set():
                     return
-                # Ascending rows read the memory map forwards; the batch is a set, its order does not matter.
-                put(torch.from_numpy(pack.frames[np.sort(chunk)]))
+                put(_read_batch(pack.frames, batch, pinned=device.type == "cuda"))
             put(None)
-        except BaseException as error:  # handed on to the thread that consumes
+        except BaseException as error:  # whatever it is, it belongs to whoever asked for the batch
             put(error)
 
-    thread = threading.Thread(target=read, name="pack-reader", daemon=True)
+    thread = threading.Thread(target=read, name="frames", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            # Copied on the consumer's stream, not the thread's, so that no kernel can overtake the copy.
             yield item.to(device, non_blocking=True)
     finally:
         stopped.set()
         thread.join()
+
+
+def _read_batch(frames: NDArray[np.uint8], batch: NDArray[np.int64], *, pinned: bool) -> Tensor:
+    """Gather rows in the order in which they lie on disk, into the places that the batch gives them."""
+    out = torch.empty((len(batch), *frames.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    target: NDArray[Any] = out.numpy()
+    for place in np.argsort(batch):
+        target[place] = frames[batch[place]]
+    return out

@@ -1,8 +1,14 @@
-"""Packs: a data set decoded once, at training size, into one memory-mapped file.
+"""Packs: a split of a data set decoded once, at training size, into one memory-mapped file.
 
-A pack is a folder: `frames.u8` (uint8 [N, S, S, 3], row after row), `index.npz` (names, labels, classes, inspections)
-and `index.json` (where it comes from, checksums), written last: a folder without it is a pack that is still being
-built, and building it again goes on from the shards in `progress.jsonl`.
+    PACK/frames.u8       uint8 [N, S, S, 3], nothing but pixels
+    PACK/columns.npz     labels int8 [N], classes uint8 [N, 17], inspections int32 [N]
+    PACK/names.txt       one name a line, N
+    PACK/index.json      what the pack holds, checksums, what it was made from and with; written last
+    PACK/building/       only while it is being made: the plan, and a line for each finished shard
+
+Frames are decoded by `serving.frames`, the same function that decodes what is scored. Workers write whole shards of
+frames to their places in the file and report a checksum, which goes into a journal; after a kill, shards whose
+content still matches their line are kept. Memory holds the columns, the names and a few frames per worker.
 """
 
 from __future__ import annotations
@@ -11,40 +17,78 @@ import fcntl
 import hashlib
 import io
 import json
-import multiprocessing
 import os
+import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.durable import write_bytes_atomic, write_json_atomic
-from serving.errors import DataError, FrameError
-from serving.frames import decode_bytes
+from serving.devices import available_cores
+from serving.durable import sha256_bytes, sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
+from serving.errors import DataError
 from serving.progress import track_progress
-from training.data.frame_table import DEFECT, NORMAL, UNLABELLED, FrameTable
+from training.data.classes import CLASS_CODES
+from training.data.frame_table import FrameTable, count_labels
+from training.data.shards import CorruptImage, Shard, checksum, run_shards
 
 SCHEMA_VERSION = 1
-SHARD_FRAMES = 512
-CORRUPT_SHOWN = 5
+SHARD_FRAMES = 1024
+RESIZE_RULE = "serving.frames: whole picture squashed to a square, antialiased bilinear"
+
+FRAMES_FILE = "frames.u8"
+COLUMNS_FILE = "columns.npz"
+NAMES_FILE = "names.txt"
+INDEX_FILE = "index.json"
+_BUILDING = "building"
+_PLAN_FILE = "plan.json"
+_JOURNAL_FILE = "shards.jsonl"
+_LOCK_FILE = ".lock"
+_OURS = frozenset({FRAMES_FILE, COLUMNS_FILE, NAMES_FILE, INDEX_FILE, _BUILDING, _LOCK_FILE})
+
+_INDEX_KEYS = frozenset(
+    {
+        *("schema_version", "source", "split", "size", "count", "corrupt"),
+        *("class_codes", "plan", "files", "shard_frames", "shards"),
+    }
+)
+
+# The distributions that can change a decoded pixel.
+_PACKAGES = ("pipeprobe", "numpy", "pillow")
+_NAMED_AT_MOST = 10
+_BLOCK_FRAMES = 64
 
 
-class CorruptImagesError(DataError):
-    """Images of the data set cannot be decoded."""
+class PackError(DataError):
+    """A pack folder is not whole, not intact, or not what was asked for."""
 
-    slug = "corrupt-images"
-    title = "The data set holds images that cannot be decoded"
+
+class CorruptFramesError(DataError):
+    """Some images of a data set cannot be decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pack:
-    """An opened pack of N frames; `frames` uint8 [N, S, S, 3] is memory-mapped and read-only, `labels` int8 [N]
-    (1 defect, 0 normal, -1 unlabelled), `classes` uint8 [N, 17], `inspections` int32 [N] (-1 unknown)."""
+    """N frames of S x S pixels, ready for training.
+
+    Attributes:
+        path: its folder.
+        frames: uint8 [N, S, S, 3], a read-only memory map.
+        labels: int8 [N]: 1 defect, 0 normal, -1 unlabelled.
+        classes: uint8 [N, 17], columns as `CLASS_CODES`.
+        inspections: int32 [N], -1 unknown.
+        names: N unique names.
+        size: S in pixels.
+        source, split: what data these are.
+        digest: SHA-256 of all of the content; equal packs have equal digests.
+        index: all of `index.json`.
+    """
 
     path: Path
     frames: NDArray[np.uint8]
@@ -56,33 +100,53 @@ class Pack:
     source: str
     split: str
     digest: str
-    corrupt: tuple[str, ...]
+    index: dict[str, Any]
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def summary(self) -> str:
-        """One line for people: how many of what."""
-        counts = {"defect": DEFECT, "normal": NORMAL, "unlabelled": UNLABELLED}
-        parts = [f"{int((self.labels == label).sum())} {word}" for word, label in counts.items()]
-        return f"{len(self)} frames of {self.size} px ({', '.join(parts)}; {len(self.corrupt)} corrupt left out)"
 
+def open_pack(path: Path, *, verify: bool = True) -> Pack:
+    """Open a finished pack.
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What a pack is built from; a started pack is only continued with an equal plan."""
+    Args:
+        path: the folder.
+        verify: also read all frames once and compare their checksums, about a second per GB. File sizes and the
+            columns' checksums are checked in any case.
 
-    source: str
-    split: str
-    size: int
-    count: int
-    names_digest: str
-
-    @classmethod
-    def of(cls, table: FrameTable, size: int) -> _Plan:
-        listing = "\n".join(f"{n}\t{y}" for n, y in zip(table.names, table.labels, strict=True))
-        digest = hashlib.sha256(listing.encode() + table.classes.tobytes() + table.inspections.tobytes()).hexdigest()
-        return cls(source=table.source, split=table.split, size=size, count=len(table), names_digest=digest)
+    Raises:
+        PackError: not a pack, not finished, or damaged.
+    """
+    index = _read_index(path)
+    n, size = index["count"], index["size"]
+    n_bytes = n * size * size * 3
+    frames_path = path / FRAMES_FILE
+    if not frames_path.is_file() or frames_path.stat().st_size != n_bytes:
+        raise PackError(f"{frames_path} must hold {n} frames, {n_bytes} bytes, and does not: pack again")
+    for name, expected in index["files"].items():
+        if not (path / name).is_file() or sha256_file(path / name) != expected:
+            raise PackError(f"{path / name} is missing or was changed since it was packed: pack again")
+    frames = np.memmap(frames_path, np.uint8, "r", shape=(n, size, size, 3))
+    if verify:
+        _verify_frames(path, frames, index)
+    with np.load(path / COLUMNS_FILE) as columns:
+        labels, classes, inspections = (columns[name] for name in ("labels", "classes", "inspections"))
+    names = tuple((path / NAMES_FILE).read_bytes().decode().split("\n")[:-1])
+    if not len(names) == len(labels) == len(classes) == len(inspections) == n:
+        raise PackError(f"{path}: {INDEX_FILE} and the columns disagree on how many frames there are: pack again")
+    return Pack(
+        path=path,
+        frames=frames,
+        labels=labels,
+        classes=classes,
+        inspections=inspections,
+        names=names,
+        size=size,
+        source=index["source"],
+        split=index["split"],
+        digest=content_digest(index),
+        index=index,
+    )
 
 
 def build_pack(
@@ -90,249 +154,311 @@ def build_pack(
     *,
     size: int,
     out: Path,
-    workers: int = 2,
+    workers: int | None = None,
     skip_corrupt: bool = False,
-    subset: dict[str, Any] | None = None,
+    subset: Mapping[str, Any] | None = None,
+    command: str = "",
 ) -> Pack:
-    """Decode every frame of `table` to `size` x `size` into the pack `out`; goes on where a killed run stopped.
+    """Decode the frames of `table` into a pack, continuing an interrupted one.
+
+    Args:
+        table: what to pack.
+        size: side of the packed frames in pixels.
+        out: the pack's folder; may hold the same pack, finished or not.
+        workers: processes; all available cores by default. The result does not depend on it.
+        skip_corrupt: leave undecodable images out and record them, instead of failing.
+        subset: how `table` was drawn from its split, for the record.
+        command: what was typed, for the record.
+
+    Returns:
+        The finished pack.
 
     Raises:
-        CorruptImagesError: images cannot be decoded and `skip_corrupt` is off; the pack is left unfinished.
-        DataError: `out` holds another pack or is being written by another process, or the disk is too small.
+        PackError: `out` holds something else, or another process is writing to it, or the disk is too small.
+        CorruptFramesError: images cannot be decoded; lists them. Finished work is kept for another try.
+        DataError: an image cannot be read.
     """
-    if size < 8:
-        raise DataError(f"--size {size} is too small for a frame; use 64 or more")
-    plan = _Plan.of(table, size)
-    with _only_writer(out):
-        if (out / "index.json").is_file():
-            return _same_pack(out, plan)
-        done = _started(out, plan)
-        _decode_missing(table, plan, out, done, workers)
-        corrupt = sorted(i for shard in done.values() for i in shard["corrupt"])
-        if corrupt and not skip_corrupt:
-            shown = ", ".join(table.names[i] for i in corrupt[:CORRUPT_SHOWN])
-            raise CorruptImagesError(
-                f"{len(corrupt)} of {len(table)} images cannot be decoded, first: {shown}; replace them, or leave them "
-                "out with --skip-corrupt"
-            )
-        _finish(table, plan, out, corrupt, done, subset)
-    return open_pack(out)
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
+    if size < 1:
+        raise PackError(f"the size of packed frames must be positive, got {size} px")
+    plan = _make_plan(table, size, subset)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{out} is being written by another process; wait for it or name another folder") from None
-        yield
+    with _single_writer(out):
+        if (out / INDEX_FILE).is_file():
+            return _reopen(out, plan, skip_corrupt)
+        _start_or_continue(out, plan)
+        builder = _Builder(table=table, size=size, out=out)
+        corrupt = builder.decode(workers or available_cores())
+        if corrupt and not skip_corrupt:
+            raise CorruptFramesError(_describe_corrupt(corrupt, len(table)))
+        _finish(builder, corrupt, plan, command)
+    return open_pack(out, verify=False)
 
 
-def _same_pack(out: Path, plan: _Plan) -> Pack:
-    index = _read_index(out)
-    if index["plan"] != vars(plan):
-        raise DataError(
-            f"{out} already holds a pack of {index['plan']['source']}, split {index['plan']['split']}, "
-            f"{index['plan']['size']} px; name another folder"
-        )
-    return open_pack(out)
-
-
-def _started(out: Path, plan: _Plan) -> dict[int, dict[str, Any]]:
-    """The shards that an earlier, killed run finished; a fresh file where there was none."""
-    progress, frames = out / "progress.jsonl", out / "frames.u8"
-    size_bytes = plan.count * plan.size * plan.size * 3
-    if not progress.is_file():
-        others = [p.name for p in out.iterdir() if p.name not in (".lock", "frames.u8")]
-        if others:
-            raise DataError(f"{out} holds other files ({', '.join(sorted(others)[:3])}); name an empty folder")
-        free = shutil.disk_usage(out).free
-        if free < size_bytes:
-            raise DataError(f"{out}: the pack takes {size_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
-        with frames.open("wb") as file:
-            file.truncate(size_bytes)
-        write_bytes_atomic(progress, (json.dumps(vars(plan)) + "\n").encode())
-        return {}
-    lines = progress.read_text().splitlines()
-    if json.loads(lines[0]) != vars(plan):
-        raise DataError(f"{out} was begun from another data set, split or size; remove it or name another folder")
-    done: dict[int, dict[str, Any]] = {}
-    for line in lines[1:]:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the line that was being written when the run was killed
-            continue
-        if _shard_digest(frames, plan, record["shard"]) == record["sha256"]:
-            done[record["shard"]] = record
-    return done
-
-
-def _shard_rows(plan: _Plan, shard: int) -> range:
-    return range(shard * SHARD_FRAMES, min(plan.count, (shard + 1) * SHARD_FRAMES))
-
-
-def _shard_digest(frames: Path, plan: _Plan, shard: int) -> str:
-    rows, row_bytes = _shard_rows(plan, shard), plan.size * plan.size * 3
-    with frames.open("rb") as file:
-        file.seek(rows.start * row_bytes)
-        return hashlib.sha256(file.read(len(rows) * row_bytes)).hexdigest()
-
-
-def _decode_missing(table: FrameTable, plan: _Plan, out: Path, done: dict[int, dict[str, Any]], workers: int) -> None:
-    shards = -(-plan.count // SHARD_FRAMES)
-    missing = [shard for shard in range(shards) if shard not in done]
-    if not missing:
-        return
-    context = multiprocessing.get_context("spawn")
-    with (
-        track_progress(f"packing {plan.split}", total=plan.count, unit="frames") as advance,
-        context.Pool(min(workers, len(missing)), initializer=_begin_worker, initargs=(table, plan, out)) as pool,
-        (out / "progress.jsonl").open("a") as progress,
-    ):
-        advance(sum(len(_shard_rows(plan, shard)) for shard in done))
-        for record in pool.imap_unordered(_decode_shard, missing):
-            progress.write(json.dumps(record) + "\n")
-            progress.flush()
-            os.fsync(progress.fileno())
-            done[record["shard"]] = record
-            advance(len(_shard_rows(plan, record["shard"])))
-
-
-_worker: tuple[FrameTable, _Plan, Path]
-
-
-def _begin_worker(table: FrameTable, plan: _Plan, out: Path) -> None:
-    global _worker
-    _worker = (table, plan, out)
-
-
-def _decode_shard(shard: int) -> dict[str, Any]:
-    table, plan, out = _worker
-    rows = _shard_rows(plan, shard)
-    pixels = np.zeros((len(rows), plan.size, plan.size, 3), dtype=np.uint8)
-    corrupt = []
-    for i, row in enumerate(rows):
-        try:
-            pixels[i] = decode_bytes(table.store.read(table.names[row]), plan.size)
-        except FrameError:
-            corrupt.append(row)
-    data = pixels.tobytes()
-    with (out / "frames.u8").open("r+b") as file:
-        file.seek(rows.start * plan.size * plan.size * 3)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"shard": shard, "sha256": hashlib.sha256(data).hexdigest(), "corrupt": corrupt}
-
-
-def _finish(
-    table: FrameTable,
-    plan: _Plan,
-    out: Path,
-    corrupt: list[int],
-    done: dict[int, dict[str, Any]],
-    subset: dict[str, Any] | None,
-) -> None:
-    kept = np.setdiff1d(np.arange(plan.count), np.array(corrupt, dtype=np.int64))
-    part = table.select(kept) if corrupt else table
-    digests = [done[shard]["sha256"] for shard in sorted(done)]
-    if corrupt:
-        digests = _close_gaps(out, plan, kept)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        names=np.array(part.names),
-        labels=part.labels,
-        classes=part.classes,
-        inspections=part.inspections,
-    )
-    write_bytes_atomic(out / "index.npz", buffer.getvalue())
-    index_digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    index = {
-        "schema_version": SCHEMA_VERSION,
-        "plan": vars(plan),
-        "frames": len(kept),
-        "shard_frames": SHARD_FRAMES,
-        "shard_sha256": digests,
-        "index_sha256": index_digest,
-        "digest": hashlib.sha256("".join([*digests, plan.names_digest]).encode()).hexdigest(),
-        "corrupt": [table.names[i] for i in corrupt],
-        "subset": subset,
-    }
-    write_json_atomic(out / "index.json", index)
-    (out / "progress.jsonl").unlink()
-
-
-def _close_gaps(out: Path, plan: _Plan, kept: NDArray[np.int64]) -> list[str]:
-    """Rewrite the frames without the corrupt ones, in a new file that then takes the old one's place."""
-    shape = (plan.count, plan.size, plan.size, 3)
-    frames = np.memmap(out / "frames.u8", dtype=np.uint8, mode="r", shape=shape)
-    digests = []
-    with (out / "frames.closed").open("wb") as file:
-        for start in range(0, len(kept), SHARD_FRAMES):
-            data = frames[kept[start : start + SHARD_FRAMES]].tobytes()
-            digests.append(hashlib.sha256(data).hexdigest())
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    (out / "frames.closed").replace(out / "frames.u8")
-    return digests
+def content_digest(index: Mapping[str, Any]) -> str:
+    """SHA-256 over what a pack's index says of its content: identity of the frames, names and labels."""
+    content = [index[key] for key in ("schema_version", "size", "count", "source", "split", "shards", "files")]
+    return sha256_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    file = path / "index.json"
-    if not file.is_file():
-        begun = (path / "progress.jsonl").is_file()
-        remedy = "it is unfinished; run the same pack command again" if begun else "make one with pipeprobe-train pack"
-        raise DataError(f"{path} is no pack: {remedy}")
-    index: dict[str, Any] = json.loads(file.read_text())
-    if index.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{path} has pack schema {index.get('schema_version')}, not {SCHEMA_VERSION}; pack it again")
+    index_path = path / INDEX_FILE
+    if not index_path.is_file():
+        remedy = "it is unfinished: run the same pack command again" if (path / _BUILDING).is_dir() else "not a pack"
+        raise PackError(f"{path} has no {INDEX_FILE}: {remedy}")
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+        version = index["schema_version"]
+        missing = _INDEX_KEYS - index.keys()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackError(f"{index_path} is not an index of a pack ({error!r}): pack again") from error
+    if version != SCHEMA_VERSION:
+        raise PackError(f"{index_path} has schema version {version}, this code reads {SCHEMA_VERSION}: pack again")
+    if missing:
+        raise PackError(f"{index_path} lacks {', '.join(sorted(missing))}: pack again")
+    if index["class_codes"] != list(CLASS_CODES):
+        raise PackError(f"{index_path} has other classes than this code: pack again")
+    assert isinstance(index, dict)
     return index
 
 
-def open_pack(path: Path, *, verify: bool = True) -> Pack:
-    """Open a finished pack. With `verify` every checksum is computed; sizes are checked always.
-
-    Raises:
-        DataError: no pack, an unfinished one, or one whose content has changed.
-    """
-    index = _read_index(path)
-    size, count = index["plan"]["size"], index["frames"]
-    frames_file = path / "frames.u8"
-    expected = count * size * size * 3
-    if not frames_file.is_file() or frames_file.stat().st_size != expected:
-        raise DataError(f"{frames_file} does not have the {expected} bytes that the index says; pack it again")
-    if verify:
-        _verify(path, index)
-    with np.load(path / "index.npz", allow_pickle=False) as columns:
-        names = tuple(str(name) for name in columns["names"])
-        labels, classes, inspections = columns["labels"], columns["classes"], columns["inspections"]
-    return Pack(
-        path=path,
-        frames=np.memmap(frames_file, dtype=np.uint8, mode="r", shape=(count, size, size, 3)),
-        labels=labels,
-        classes=classes,
-        inspections=inspections,
-        names=names,
-        size=size,
-        source=index["plan"]["source"],
-        split=index["plan"]["split"],
-        digest=index["digest"],
-        corrupt=tuple(index["corrupt"]),
-    )
-
-
-def _verify(path: Path, index: dict[str, Any]) -> None:
-    if hashlib.sha256((path / "index.npz").read_bytes()).hexdigest() != index["index_sha256"]:
-        raise DataError(f"{path / 'index.npz'} has changed since it was packed; pack it again")
-    row_bytes = index["plan"]["size"] ** 2 * 3
-    with (path / "frames.u8").open("rb") as file:
-        for shard, expected in enumerate(index["shard_sha256"]):
-            if hashlib.sha256(file.read(index["shard_frames"] * row_bytes)).hexdigest() != expected:
-                first = shard * index["shard_frames"]
-                raise DataError(
-                    f"{path}: the frames from {first} on have changed since they were packed; pack it again"
+def _verify_frames(path: Path, frames: NDArray[np.uint8], index: Mapping[str, Any]) -> None:
+    step = index["shard_frames"]
+    with track_progress(f"verifying {path.name}", total=len(frames), unit="frames") as advance:
+        for number, expected in enumerate(index["shards"]):
+            shard = frames[number * step : (number + 1) * step]
+            if checksum(shard) != expected:
+                last = min((number + 1) * step, len(frames)) - 1
+                raise PackError(
+                    f"{path / FRAMES_FILE}: frames {number * step} to {last} are damaged: delete {path} and pack again"
                 )
+            advance(len(shard))
+
+
+def _make_plan(table: FrameTable, size: int, subset: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that decides the pack's content, but the images' own bytes."""
+    digest = hashlib.sha256("\n".join(table.names).encode())
+    for column in (table.labels, table.classes, table.inspections):
+        digest.update(column.tobytes())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": table.source,
+        "split": table.split,
+        "size": size,
+        "resize": RESIZE_RULE,
+        "frames": len(table),
+        "table_digest": digest.hexdigest(),
+        "subset": dict(subset) if subset is not None else None,
+        "packages": _package_versions(),
+    }
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _single_writer(out: Path) -> Iterator[None]:
+    with (out / _LOCK_FILE).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PackError(
+                f"{out} is being written by another process: wait for it, or name another folder"
+            ) from error
+        yield
+
+
+def _reopen(out: Path, plan: Mapping[str, Any], skip_corrupt: bool) -> Pack:
+    pack = open_pack(out)
+    made_with = pack.index["plan"]
+    # A finished pack stays what it is, whatever was upgraded since.
+    _refuse_other(out, made_with | {"packages": None}, dict(plan) | {"packages": None})
+    if pack.index["corrupt"] and not skip_corrupt:
+        raise PackError(
+            f"{out} was made with --skip-corrupt and lacks {len(pack.index['corrupt'])} frames: "
+            "delete it to pack again, or give --skip-corrupt to take it as it is"
+        )
+    shutil.rmtree(out / _BUILDING, ignore_errors=True)
+    return pack
+
+
+def _refuse_other(out: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    differing = [key for key in asked if there.get(key) != asked[key]]
+    if differing:
+        facts = "; ".join(f"{key} {there.get(key)} there, {asked[key]} asked for" for key in differing)
+        raise PackError(f"{out} holds another pack ({facts}): name another folder, or delete this one")
+
+
+def _start_or_continue(out: Path, plan: dict[str, Any]) -> None:
+    plan_path = out / _BUILDING / _PLAN_FILE
+    if plan_path.is_file():
+        try:
+            there = json.loads(plan_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PackError(f"{plan_path} is not the plan of a pack: delete {out} and pack again") from error
+        _refuse_other(out, there, plan)
+    else:
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in _OURS)
+        if foreign:
+            raise PackError(f"{out} holds other things ({', '.join(foreign[:5])}): name a new folder for the pack")
+    _reserve_disk(out / FRAMES_FILE, plan["frames"] * plan["size"] ** 2 * 3)
+    write_json_atomic(plan_path, plan)
+
+
+def _reserve_disk(path: Path, n_bytes: int) -> None:
+    """Give the file its full size, now, so that no pack fails for want of disk after hours of decoding."""
+    taken = path.stat().st_blocks * 512 if path.is_file() else 0
+    free = shutil.disk_usage(path.parent).free
+    if n_bytes - taken > free:
+        raise PackError(
+            f"{path} needs {n_bytes / 2**30:.2f} GiB, and the disk has {free / 2**30:.2f} GiB free: "
+            "free some space, name a folder on another disk, or pack at a smaller size"
+        )
+    with path.open("r+b" if path.is_file() else "xb") as file:
+        file.truncate(n_bytes)
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Builder:
+    """The decoding of one pack: shards, their journal, and the frames file."""
+
+    table: FrameTable
+    size: int
+    out: Path
+
+    @property
+    def frames_path(self) -> Path:
+        return self.out / FRAMES_FILE
+
+    @property
+    def journal_path(self) -> Path:
+        return self.out / _BUILDING / _JOURNAL_FILE
+
+    def map_frames(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        shape = (len(self.table), self.size, self.size, 3)
+        return np.memmap(self.frames_path, np.uint8, "r+", shape=shape)
+
+    def decode(self, workers: int) -> list[CorruptImage]:
+        """Decode all shards that are not there yet; returns the corrupt images, in the table's order."""
+        kept = self._kept_shards()
+        shards = -(-len(self.table) // SHARD_FRAMES)
+        missing = [number for number in range(shards) if number not in kept]
+        corrupt: list[CorruptImage] = []
+        with (
+            track_progress(f"packing {self.out.name}", total=len(self.table), unit="frames") as advance,
+            self.journal_path.open("a", encoding="utf-8") as journal,
+        ):
+            advance(sum(kept.values()))
+            for done in run_shards((self._shard(number) for number in missing), min(workers, len(missing))):
+                corrupt += done.corrupt
+                # Shards with corrupt images are tried again next time: someone may have mended the images.
+                if not done.corrupt:
+                    journal.write(json.dumps({"shard": done.number, "sha256": done.checksum}) + "\n")
+                    journal.flush()
+                advance(done.frames, f"{len(corrupt)} corrupt" if corrupt else "")
+        return sorted(corrupt)
+
+    def _shard(self, number: int) -> Shard:
+        first = number * SHARD_FRAMES
+        names = self.table.names[first : first + SHARD_FRAMES]
+        store = self.table.store.part(names)
+        return Shard(number=number, first=first, names=names, store=store, path=self.frames_path, size=self.size)
+
+    def _kept_shards(self) -> dict[int, int]:
+        """Shards that an earlier process finished and whose content still matches: number -> frames."""
+        frames = self.map_frames()
+        kept: dict[int, int] = {}
+        for number, expected in _read_journal(self.journal_path).items():
+            shard = frames[number * SHARD_FRAMES : (number + 1) * SHARD_FRAMES]
+            if len(shard) and checksum(shard) == expected:
+                kept[number] = len(shard)
+        return kept
+
+    def close_gaps(self, corrupt: list[CorruptImage]) -> NDArray[np.int64]:
+        """Move frames forward over the places of corrupt ones; returns the table rows that remain.
+
+        A kill in between leaves shards that no longer match the journal, which are then decoded again.
+        """
+        gone = [image.row for image in corrupt]
+        rows = np.delete(np.arange(len(self.table)), gone)
+        frames = self.map_frames()
+        first = gone[0] if gone else len(rows)
+        for start in range(first, len(rows), _BLOCK_FRAMES):
+            stop = min(start + _BLOCK_FRAMES, len(rows))
+            # The right side is a copy, and rows never move backwards, so nothing is overwritten before it is read.
+            frames[start:stop] = frames[rows[start:stop]]
+        frames.flush()
+        del frames
+        os.truncate(self.frames_path, len(rows) * self.size * self.size * 3)
+        return rows
+
+
+def _read_journal(path: Path) -> dict[int, str]:
+    finished: dict[int, str] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                finished[int(entry["shard"])] = entry["sha256"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a kill can cut the last line short; its shard is decoded again
+    return finished
+
+
+def _finish(builder: _Builder, corrupt: list[CorruptImage], plan: Mapping[str, Any], command: str) -> None:
+    out, table = builder.out, builder.table
+    if len(corrupt) == len(table):
+        raise CorruptFramesError(_describe_corrupt(corrupt, len(table)))
+    rows = builder.close_gaps(corrupt)
+    table = table.select(rows) if corrupt else table
+    _write_columns(out, table)
+    with builder.frames_path.open("rb") as file:
+        os.fsync(file.fileno())
+    frames = np.memmap(builder.frames_path, np.uint8, "r", shape=(len(table), builder.size, builder.size, 3))
+    starts = range(0, len(table), SHARD_FRAMES)
+    index = {
+        "schema_version": SCHEMA_VERSION,
+        "source": table.source,
+        "split": table.split,
+        "size": builder.size,
+        "count": len(table),
+        "labels": count_labels(table.labels),
+        "subset": plan["subset"],
+        "corrupt": [{"name": image.name, "reason": image.reason} for image in corrupt],
+        "notes": list(table.notes),
+        "class_codes": list(CLASS_CODES),
+        "resize": RESIZE_RULE,
+        "packages": plan["packages"],
+        "command": command,
+        "plan": dict(plan),
+        "files": {name: sha256_file(out / name) for name in (COLUMNS_FILE, NAMES_FILE)},
+        "shard_frames": SHARD_FRAMES,
+        "shards": [checksum(frames[start : start + SHARD_FRAMES]) for start in starts],
+    }
+    write_json_atomic(out / INDEX_FILE, index)
+    shutil.rmtree(out / _BUILDING)
+
+
+def _write_columns(out: Path, table: FrameTable) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=table.labels, classes=table.classes, inspections=table.inspections)
+    write_bytes_atomic(out / COLUMNS_FILE, buffer.getvalue())
+    write_text_atomic(out / NAMES_FILE, "".join(f"{name}\n" for name in table.names))
+
+
+def _describe_corrupt(corrupt: list[CorruptImage], total: int) -> str:
+    lines = [f"  {image.name} {image.reason}" for image in corrupt[:_NAMED_AT_MOST]]
+    if len(corrupt) > len(lines):
+        lines.append(f"  and {len(corrupt) - len(lines)} more")
+    listing = "\n".join(lines)
+    return (
+        f"{len(corrupt)} of {total} images cannot be decoded:\n{listing}\n"
+        "replace them and run the same command again, or leave them out, on record, with --skip-corrupt"
+    )

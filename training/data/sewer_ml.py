@@ -61,8 +61,8 @@ class Annotations:
     classes: NDArray[np.uint8]
 
 
-def read_sewer_ml(root: Path, split: Literal["train", "val", "test"]) -> FrameTable:
-    """Read one official split: the annotations, and where each image lies.
+def read_sewer_ml(root: Path, split: str) -> FrameTable:
+    """Read one official split, train, val or test: the annotations, and where each image lies.
 
     Raises:
         DataError: a file is missing, malformed or contradicts itself, or images are missing or there twice.
@@ -76,7 +76,7 @@ def read_sewer_ml(root: Path, split: Literal["train", "val", "test"]) -> FrameTa
         names=annotations.names,
         labels=annotations.labels,
         classes=annotations.classes,
-        inspections=read_inspections(root / INSPECTIONS_CSV, annotations.names),
+        inspections=read_inspections(root / INSPECTIONS_CSV, annotations.names, folder=IMAGE_FOLDERS[split]),
         store=_find_split(root, split, annotations),
     )
 
@@ -118,13 +118,14 @@ def read_annotations(path: Path, *, labels: Literal["required", "optional"] = "r
     return Annotations(path=path, names=tuple(names), labels=table[:, -1].astype(np.int8), classes=table[:, :-1].copy())
 
 
-def read_inspections(path: Path, names: Sequence[str]) -> NDArray[np.int32]:
+def read_inspections(path: Path, names: Sequence[str], *, folder: str = "") -> NDArray[np.int32]:
     """Number the inspections of `names`, int32 [N], in order of appearance; -1 for frames that the file omits.
 
-    A file that does not exist omits them all. Inspections are told apart by any text.
+    A file that does not exist omits them all. Inspections are told apart by any text. The file may call a frame
+    `NAME` or, where the splits share names, `folder/NAME`.
 
     Raises:
-        MissingColumnError, AnnotationError, DuplicateFrameError: the file is malformed.
+        MissingColumnError, AnnotationError, DuplicateFrameError: the file is malformed, or about other frames.
     """
     if not path.is_file():
         return np.full(len(names), NO_INSPECTION, np.int32)
@@ -135,11 +136,14 @@ def read_inspections(path: Path, names: Sequence[str]) -> NDArray[np.int32]:
             if row[name_column] in given:
                 raise DuplicateFrameError(f"{path}, line {line}: {row[name_column]} is there twice; remove one")
             given[row[name_column]] = row[inspection_column]
-    numbers: dict[str, int] = {}
-    return np.array(
-        [numbers.setdefault(given[name], len(numbers)) if name in given else NO_INSPECTION for name in names],
-        np.int32,
-    )
+    numbers: dict[str | None, int] = {None: NO_INSPECTION}
+    inspections = np.empty(len(names), np.int32)
+    for i, name in enumerate(names):
+        inspection = given.get(f"{folder}/{name}", given.get(name))
+        inspections[i] = numbers.setdefault(inspection, len(numbers) - 1)
+    if len(numbers) == 1:
+        raise AnnotationError(f"{path} knows none of the frames, the first of which is {names[0]}; mend or remove it")
+    return inspections
 
 
 class _LabelDecoder:
