@@ -40,9 +40,7 @@ def random_encoder(name: str, image_size: int, seed: int) -> Encoder:
 def save_encoder(run: Path, encoder: Encoder) -> Path:
     """Write the encoder's weights to `run`; returns the file's path."""
     weights = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    save_tensors(
-        run / ENCODER, {"encoder": encoder.name, "image_size": encoder.image_size, "state_dict": weights}
-    )
+    save_tensors(run / ENCODER, {"encoder": encoder.name, "image_size": encoder.image_size, "state_dict": weights})
     return run / ENCODER
 
 

@@ -1,0 +1,221 @@
+"""One function per published run; each returns a frozen config.
+
+The axis `optim` holds two suspicions about the study (Otero, Mateus, Balestriero 2024): "paper" is what it states,
+"recommended" is what the methods' authors and later work advise. They differ for SimCLR on ViT-Tiny, where the
+study's LARS is known to collapse and AdamW is usual.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from serving.errors import ConfigError
+from training.backbones import ENCODERS
+from training.data.augment import symmetric_views
+from training.methods import METHODS, MethodConfig
+from training.methods.simclr import SimCLRConfig
+from training.optim import OptimConfig
+
+Axis = Literal["paper", "recommended"]
+Precision = Literal["bf16", "fp32"]
+
+# Learning rates are stated for this batch and scale linearly with it (Goyal et al. 2017).
+REFERENCE_BATCH = 256
+# Published runs warm up over 10 epochs of 100 and more; shorter ones over the same share.
+WARMUP_EPOCHS = 10.0
+WARMUP_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that decides what a pretraining run computes, but for its frames.
+
+    Attributes:
+        method: key of `METHODS`.
+        method_config: that method's settings, views included.
+        encoder: key of `ENCODERS`.
+        image_size: side of the frames that the encoder takes, in pixels.
+        batch_size: frames a step (each gives several views).
+        epochs: passes over the pack.
+        seed: of weights, order, views and whatever the method draws.
+        optim: optimiser and schedule.
+        axis: which of the recipe's two optimiser settings it is.
+        precision: of the forward pass; weights, losses and optimiser are float32 always.
+    """
+
+    method: str
+    method_config: MethodConfig
+    encoder: str
+    image_size: int
+    batch_size: int
+    epochs: int
+    seed: int
+    optim: OptimConfig
+    axis: Axis
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_choice("encoder", self.encoder, ENCODERS)
+        _check_choice("axis", self.axis, get_args(Axis))
+        _check_choice("precision", self.precision, get_args(Precision))
+        if type(self.method_config) is not METHODS[self.method].Config:
+            raise ConfigError(f"{self.method} does not take a {type(self.method_config).__name__}")
+        if self.batch_size < 2 or self.epochs < 1 or self.image_size < 1:
+            raise ConfigError(
+                "batch_size must be at least 2, epochs and image_size at least 1, got "
+                f"{self.batch_size}, {self.epochs} and {self.image_size}"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, got {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; `from_json` gives an equal config."""
+        return _encode(asdict(self))  # type: ignore[no-any-return] # a mapping stays one
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PretrainConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value of the wrong kind or out of range.
+        """
+        method = data.get("method")
+        _check_choice("method", method, METHODS)
+        kinds = {"method_config": METHODS[str(method)].Config}
+        config: PretrainConfig = _decode_fields(PretrainConfig, data, "config", kinds)
+        return config
+
+
+def simclr_resnet18(
+    *,
+    image_size: int,
+    epochs: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+    optim: Axis = "recommended",
+    precision: Precision = "bf16",
+) -> PretrainConfig:
+    """SimCLR on ResNet-18: LARS 0.3 B/256, trust 0.02 clipped, decay 1e-4; the same on both axes."""
+    return PretrainConfig(
+        method="simclr",
+        method_config=SimCLRConfig(views=symmetric_views(image_size)),
+        encoder="resnet18",
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        optim=_lars(epochs, batch_size),
+        axis=optim,
+        precision=precision,
+    )
+
+
+def simclr_vit_tiny(
+    *,
+    image_size: int,
+    epochs: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+    optim: Axis = "recommended",
+    precision: Precision = "bf16",
+) -> PretrainConfig:
+    """SimCLR on ViT-Tiny: recommended AdamW 5e-4 B/256 with decay 0.05; the study's LARS on the axis "paper"."""
+    _check_choice("optim", optim, get_args(Axis))
+    adamw = OptimConfig(
+        name="adamw",
+        lr=5e-4 * batch_size / REFERENCE_BATCH,
+        weight_decay=0.05,
+        warmup_epochs=_warmup_epochs(epochs),
+    )
+    return PretrainConfig(
+        method="simclr",
+        method_config=SimCLRConfig(views=symmetric_views(image_size)),
+        encoder="vit_tiny",
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        optim=_lars(epochs, batch_size) if optim == "paper" else adamw,
+        axis=optim,
+        precision=precision,
+    )
+
+
+RECIPES: dict[tuple[str, str], Callable[..., PretrainConfig]] = {
+    ("simclr", "resnet18"): simclr_resnet18,
+    ("simclr", "vit_tiny"): simclr_vit_tiny,
+}
+
+
+def _lars(epochs: int, batch_size: int) -> OptimConfig:
+    return OptimConfig(
+        name="lars",
+        lr=0.3 * batch_size / REFERENCE_BATCH,
+        weight_decay=1e-4,
+        warmup_epochs=_warmup_epochs(epochs),
+    )
+
+
+def _warmup_epochs(epochs: int) -> float:
+    return min(WARMUP_EPOCHS, WARMUP_SHARE * epochs)
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _encode(value: Any) -> Any:
+    """Tuples as lists, so that what is written equals what is read back."""
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode_fields(kind: Any, data: Any, where: str, kinds: Mapping[str, Any] | None = None) -> Any:
+    """Build the dataclass `kind`; `kinds` overrides the declared types of some of its fields."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a JSON object, got {data!r}")
+    hints = {**get_type_hints(kind), **(kinds or {})}
+    names = [field.name for field in fields(kind)]
+    unknown, missing = sorted(set(data) - set(names)), sorted(set(names) - set(data))
+    if unknown or missing:
+        raise ConfigError(f"{where}: unknown keys {unknown}, missing keys {missing}")
+    return kind(**{name: _decode(hints[name], data[name], f"{where}.{name}") for name in names})
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if origin is Literal:
+        _check_choice(where, value, arguments)
+        return value
+    if origin in (Union, types.UnionType):
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _decode(inner, value, where)
+    if origin is tuple:
+        return _decode_tuple(arguments, value, where)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where} must be {kind.__name__}, got {value!r}")
+    return value
+
+
+def _decode_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} must be a JSON array, got {value!r}")
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise ConfigError(f"{where} must have {len(arguments)} entries, got {len(value)}")
+    return tuple(
+        _decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
+    )
