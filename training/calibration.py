@@ -42,6 +42,10 @@ def sigmoid(x: NDArray[np.floating]) -> Floats:
     return probability
 
 
+class UncalibratableError(DataError):
+    """Higher logits go with fewer defects, so that calibrating would mean to turn the ranking round."""
+
+
 def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Platt:
     """Fit slope and intercept by maximum likelihood (Newton, float64).
 
@@ -49,8 +53,8 @@ def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Plat
     finite when the classes are separable.
 
     Raises:
-        DataError: a class is missing, or higher logits go with fewer defects, so that no calibration is
-            possible without turning the probe's ranking round.
+        DataError: a class is missing.
+        UncalibratableError: higher logits go with fewer defects.
     """
     labels, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     defects, normals = int((labels == 1).sum()), int((labels == 0).sum())
@@ -65,11 +69,19 @@ def fit_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Plat
     slope, intercept = _newton((values - centre) / scale, targets)
     slope, intercept = slope / scale, intercept - slope * centre / scale
     if not slope > 0:
-        raise DataError(
+        raise UncalibratableError(
             "the probe's logits do not rise with defects on the held-out part: the features say nothing about "
             "the labels, or the labels are swapped; look at the data before exporting anything"
         )
     return Platt(slope=slope, intercept=intercept)
+
+
+def flat_platt(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> Platt:
+    """All scores close to the share of defects, in the order of the logits: what a probe that knows nothing may say."""
+    values = np.asarray(logits, dtype=np.float64)
+    share = (float((labels == 1).sum()) + 1) / (len(labels) + 2)
+    slope = 0.01 / (float(values.std()) or 1.0)
+    return Platt(slope=slope, intercept=float(np.log(share / (1 - share))) - slope * float(values.mean()))
 
 
 def _newton(x: Floats, targets: Floats) -> tuple[float, float]:

@@ -17,14 +17,17 @@ _SHOWN = {
     "f2_ciw_binary@balanced": "F2 by class weight (`f2_ciw_binary`)",
 }
 
+# What stands for the method in runs that `pretrain` did not make.
+_NOT_PRETRAINED = ("random", "supervised", "unknown")
+
 _LIMITS = """\
 ## Limits
 
 * Not validated on real sewers unless a table above names them. Judge it on labelled footage of your own first.
 * It says *defect* or *normal*. It does not name the defect, and evidence is a low-resolution hint of where the
   score comes from, not a measurement.
-* A score is a probability only where defects are as frequent as in the data that calibrated it. Elsewhere scores keep
-  their order, but choose an operating point by its recall and check it.
+* A score is a probability only where defects are as frequent as in the data that calibrated it. Elsewhere scores
+  keep their order, but choose an operating point by its recall and check it.
 * Frames that look unlike the training data (other cameras, profiles, materials, heavy fog) get scores all the same.
 * `golden.npz` holds a few frames of the data that judged the export. Mind that before you hand on a pair made from
   confidential footage.
@@ -54,7 +57,9 @@ def write_card(manifest: Manifest) -> str:
         _calibration(manifest, training["probe"]["calibration_quality"]),
         _variants(manifest, training["gate"]),
         _LIMITS,
-        _RETRAIN.format(method=manifest.method, encoder=manifest.encoder),
+        _RETRAIN.format(
+            method="simclr" if manifest.method in _NOT_PRETRAINED else manifest.method, encoder=manifest.encoder
+        ),
         _provenance(manifest, training),
     ]
     return "\n".join(sections)

@@ -125,6 +125,11 @@ def export_pair(
     probe = load_probe(run)
     if probe.record["encoder_digest"] != encoder_digest(encoder):
         raise DataError(f"the probe of {run} was fitted on other weights than its encoder has: fit it again")
+    if not probe.record["informative"]:
+        raise DataError(
+            f"the probe of {run} ranks held-out frames no better than chance: there is nothing to serve. Look at the "
+            "labels, pretrain longer, or add data"
+        )
     check_size(encoder, pack)
     calibration_part, gate_part = _draw_parts(pack, config)
     judged = _build_and_judge(encoder, probe, pack, calibration_part, gate_part, config)

@@ -27,7 +27,7 @@ from serving.errors import ConfigError, DataError
 from serving.manifest import Calibration, Metric, OperatingPoint
 from training import runs
 from training.backbones import Encoder
-from training.calibration import Platt, brier, expected_calibration_error, fit_platt
+from training.calibration import Platt, UncalibratableError, brier, expected_calibration_error, fit_platt, flat_platt
 from training.data.pack import Pack
 from training.features import cached_features, check_size, encoder_digest
 from training.metrics import evaluate, group_ids, threshold_metrics
@@ -106,12 +106,13 @@ class _Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """What came out of fitting: the probe, its calibration, its thresholds, and the strength that was picked."""
+    """What came out of fitting; `informative`: whether logits rise with defects on the held-out part."""
 
     linear: LinearProbe
     platt: Platt
     thresholds: dict[str, Threshold]
     l2: float
+    informative: bool
     held_out: Ints
 
 
@@ -154,6 +155,7 @@ def run_probe(
         "method": str(run_config.get("method", "unknown")),
         "config": asdict(config),
         "l2": fit.l2,
+        "informative": fit.informative,
         "data": {name: describe_pack(pack) for name, pack in packs.items()},
         **_calibration_record(data["train"], data["val"], fit),
         "operating_points": _operating_points(data["val"], fit),
@@ -282,24 +284,32 @@ def _fit(train: _Labelled, config: ProbeConfig) -> _Fit:
     held_out = hold_out_groups(train.labels, train.groups, config.calibration_share, rng)
     labels, features = train.labels[held_out], train.features[held_out]
     best: tuple[float, float, LinearProbe, Platt] | None = None
-    refusal: DataError | None = None
     for l2 in config.l2:
         linear = fit_linear(train.features[~held_out], train.labels[~held_out], l2=l2)
         logits = linear.logits(features)
         try:
             platt = fit_platt(labels, logits)
-        except DataError as error:
-            refusal = error
+        except UncalibratableError:
             continue
         loss = _mean_log_loss(labels, platt.score(logits))
         if best is None or loss < best[0]:
             best = (loss, l2, linear, platt)
+    informative = best is not None
     if best is None:
-        assert refusal is not None, "ProbeConfig holds at least one strength"
-        raise refusal
+        # A floor must be measured even where it is on the floor: an untrained encoder may know nothing.
+        l2 = max(config.l2)
+        linear = fit_linear(train.features[~held_out], train.labels[~held_out], l2=l2)
+        best = (np.inf, l2, linear, flat_platt(labels, linear.logits(features)))
     _, l2, linear, platt = best
     thresholds = choose_thresholds(labels, linear.logits(features), platt)
-    return _Fit(linear=linear, platt=platt, thresholds=thresholds, l2=l2, held_out=np.flatnonzero(held_out))
+    return _Fit(
+        linear=linear,
+        platt=platt,
+        thresholds=thresholds,
+        l2=l2,
+        informative=informative,
+        held_out=np.flatnonzero(held_out),
+    )
 
 
 def _mean_log_loss(labels: NDArray[np.integer], scores: Floats) -> float:

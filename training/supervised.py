@@ -41,7 +41,7 @@ class SupervisedConfig:
     Attributes:
         encoder: a key of `ENCODERS`.
         epochs, batch_size: passes over the training frames, and frames a step.
-        learning_rate: peak of the schedule (linear warm-up over `warmup` of the steps, then cosine to 0), AdamW.
+        learning_rate: AdamW's peak; one cycle, cosine up over the share `warmup` of the steps, cosine down to 0.
         weight_decay: on weights alone; biases, norms and position embeddings have none.
         label_smoothing: share of the target moved to the other class.
         crop_scale: least area of a training crop; a defect at the rim must stay in the picture.
@@ -63,8 +63,8 @@ class SupervisedConfig:
             raise ConfigError(f"no encoder {self.encoder!r}; there are {', '.join(ENCODERS)}")
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError("epochs must be at least 1 and batch_size at least 2")
-        if not 0 <= self.label_smoothing < 0.5 or not 0 <= self.warmup < 1:
-            raise ConfigError("label_smoothing must be in [0, 0.5) and warmup in [0, 1)")
+        if not 0 <= self.label_smoothing < 0.5 or not 0 < self.warmup < 1:
+            raise ConfigError("label_smoothing must be in [0, 0.5) and warmup in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)

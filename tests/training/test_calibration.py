@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from serving.errors import DataError
-from training.calibration import brier, expected_calibration_error, fit_platt, sigmoid
+from training.calibration import UncalibratableError, brier, expected_calibration_error, fit_platt, flat_platt, sigmoid
 
 
 def overconfident(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +37,12 @@ def test_separable_logits_get_a_finite_slope() -> None:
 
 def test_reversed_or_missing_labels_are_refused() -> None:
     labels, logits = overconfident(1)
-    with pytest.raises(DataError, match="swapped"):
+    with pytest.raises(UncalibratableError, match="swapped"):
         fit_platt(1 - labels, logits)
+    flat = flat_platt(1 - labels, logits).score(logits)
+    assert np.ptp(flat) < 0.03
+    assert np.mean(flat) == pytest.approx(np.mean(1 - labels), abs=0.01)
+    assert np.array_equal(np.argsort(flat), np.argsort(logits))
     with pytest.raises(DataError, match="has 4 and 0"):
         fit_platt(np.ones(4, dtype=int), np.arange(4.0))
 

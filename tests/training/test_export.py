@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,15 @@ def test_a_probe_of_other_weights_is_refused(resnet: tuple[Path, ToyPack], tmp_p
         export_pair(other, pack=pack, out=tmp_path, config=ExportConfig(name="x", version="1"))
 
 
+def test_a_probe_that_knows_nothing_is_refused(resnet: tuple[Path, ToyPack], tmp_path: Path) -> None:
+    run, pack = resnet
+    copy = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((copy / "probe" / "probe.json").read_text())
+    (copy / "probe" / "probe.json").write_text(json.dumps(record | {"informative": False}))
+    with pytest.raises(DataError, match="no better than chance"):
+        export_pair(copy, pack=pack, out=tmp_path, config=ExportConfig(name="x", version="1"))
+
+
 def spoiled(model: ModelProto, factor: float) -> ModelProto:
     """A copy with the weights of the first convolution scaled."""
     copy = ModelProto()
@@ -226,9 +236,8 @@ def test_vit_exports_with_products_in_int8(tmp_path: Path, monkeypatch: pytest.M
     # Photographs grouped by nothing: every frame is its own inspection.
     pack.inspections[:] = -1
     out = tmp_path / "models"
-    folder = export_pair(
-        run, pack=pack, out=out, config=ExportConfig(name="vit", version="1", variants=("fp32", "int8"))
-    )
+    config = ExportConfig(name="vit", version="1", variants=("fp32", "int8"), calibration_frames=32)
+    folder = export_pair(run, pack=pack, out=out, config=config)
     manifest = load_pair(folder).manifest
     assert manifest.evidence_shape == (4, 4)
     int8 = onnx.load(folder / "model.int8.onnx")
@@ -263,7 +272,8 @@ def test_folders_of_photographs_become_a_pair_by_commands(tmp_path: Path, monkey
     )
     assert "pairs/photos" in exported
     manifest = find_pair(Path("pairs")).manifest
-    assert manifest.validated_on == "folders (photos); not validated on anything else"
+    assert "photos" in manifest.validated_on
+    assert manifest.validated_on.endswith("not validated on anything else")
     assert manifest.method == "random"
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.toy_packs import toy_pack
 
 from serving.errors import ConfigError, DataError
+from training import probe as probe_module
 from training import runs
 from training.calibration import Platt
 from training.features import cached_features
@@ -108,6 +109,20 @@ def test_probe_writes_what_it_measured(run: Path) -> None:
     assert point.recall == np.mean(platt.score(logits)[val.labels == 1] >= point.threshold)
     thresholds = [fitted.operating_points[name].threshold for name in ("recall_99", "recall_95")]
     assert thresholds == sorted(thresholds)
+
+
+def test_a_probe_that_knows_nothing_is_measured_and_marked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, val = toy_pack("train"), toy_pack("val")
+    # The held-out part contradicts the fitted one.
+    held_out = train.inspections % 5 == 0
+    train.labels = np.where(held_out, 1 - train.labels, train.labels)
+    monkeypatch.setattr(probe_module, "hold_out_groups", lambda *_: held_out)
+    fitted = run_probe(run, train=train, val=val, config=CONFIG)
+    assert fitted.record["informative"] is False
+    found = {metric.name: metric.value for metric in fitted.metrics if metric.data == "val"}
+    # The ranking is reported as it is; the scores claim nothing.
+    assert found["auroc"] > 0.85
+    assert fitted.record["calibration_quality"]["val"]["brier_after"] == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_probe(run: Path) -> None:

@@ -13,12 +13,12 @@ from training.supervised import RESULT, SupervisedConfig, train_supervised
 
 
 def test_it_learns_from_scratch_what_the_labels_say(tmp_path: Path) -> None:
-    train = toy_pack("train", n=360, size=32, strength=50.0, unlabelled=10)
-    val = toy_pack("val", n=120, size=32, strength=50.0)
-    result = train_supervised(train, val, epochs=4, batch_size=32, out=tmp_path, command="typed")
+    train = toy_pack("train", n=250, size=32, strength=60.0, unlabelled=10)
+    val = toy_pack("val", n=120, size=32, strength=60.0)
+    result = train_supervised(train, val, epochs=4, batch_size=24, out=tmp_path, command="typed")
     assert result.auroc > 0.85
     assert result.losses[-1] < result.losses[0]
-    assert (result.n_train, result.n_val) == (350, 120)
+    assert (result.n_train, result.n_val) == (240, 120)
     assert result.metrics["auroc"].low < result.auroc < result.metrics["auroc"].high
     record = json.loads((tmp_path / RESULT).read_text())
     assert record["result"]["auroc"] == result.auroc

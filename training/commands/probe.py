@@ -90,6 +90,11 @@ def command(
     console = Console()
     for table in tables(fitted):
         console.print(table)
+    if not fitted.record["informative"]:
+        console.print(
+            "The probe ranks held-out frames no better than chance: scores are flat, and it cannot be exported.",
+            style="bold red",
+        )
     console.print("* f2_ciw_binary, a variant of this project, not Sewer-ML's official score", style="dim")
     console.print(f"wrote {run / PROBE / PROBE_JSON}", soft_wrap=True)
 
