@@ -39,7 +39,7 @@ _RETRAIN = """\
 After packing labelled frames (`pipeprobe-train pack --help`) into `packs/train` and `packs/val`:
 
 ```text
-pipeprobe-train pretrain --pack packs/train --method {method} --encoder {encoder} --out runs/mine
+pipeprobe-train pretrain packs/train --method {method} --encoder {encoder} --out runs/mine
 pipeprobe-train probe runs/mine --train packs/train --val packs/val
 pipeprobe-train export runs/mine --pack packs/val --name mine --version 1.0.0 --out models --default
 ```

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -99,7 +100,13 @@ def test_card_states_data_limits_and_variants(models: Path) -> None:
     card = (models / "first" / "CARD.md").read_text()
     for words in ("simulated pipes only", "not validated on real sewers", "AUROC", "`recall_99`", "`int8`"):
         assert words in card
-    assert card.count("pipeprobe-train ") >= 3
+    lines = [line.split() for line in card.splitlines() if line.startswith("pipeprobe-train ")]
+    assert [words[1] for words in lines] == ["pretrain", "probe", "export"]
+    for _, name, *arguments in lines:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in arguments if word.startswith("--")} <= known
 
 
 def test_golden_frames_range_from_low_to_high_scores(models: Path) -> None:

@@ -18,10 +18,12 @@ def typed_command() -> str:
 
 
 def _checked_device(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(value)
     except RuntimeError as error:
-        raise click.BadParameter(f"{value!r} is not a device; use cpu, cuda or cuda:1") from error
+        raise click.BadParameter(f"{value!r} is not a device; use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"{value} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices")
     return value
@@ -31,8 +33,8 @@ def device_option(function: Any) -> Any:
     """Add `--device`, checked: what is asked for is there, or the command stops."""
     return click.option(
         "--device",
-        default="cpu",
+        default="auto",
         show_default=True,
         callback=_checked_device,
-        help="cpu, cuda, or one of several GPUs: cuda:1.",
+        help="auto, cpu, cuda, or one of several GPUs: cuda:1.",
     )(function)
