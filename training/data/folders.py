@@ -9,7 +9,7 @@ lie on both sides of a split.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from serving.progress import track_progress
 from training.data.classes import CLASS_CODES
 from training.data.frame_table import DEFECT, NORMAL, UNLABELLED, FrameTable
 from training.data.image_store import FilePlace, ImageStore
-from training.data.near_duplicates import MAX_DISTANCE, ORIENTATIONS, Groups, hash_image, near_pairs
+from training.data.near_duplicates import ORIENTATIONS, Groups, hash_image, near_pairs
 from training.data.sewer_ml import INSPECTIONS_CSV, read_inspections
 
 FOLDERS: dict[str, int] = {"defect": DEFECT, "normal": NORMAL, "unlabelled": UNLABELLED}
@@ -55,16 +55,13 @@ class FolderSplit:
 DEFAULT_SPLIT = FolderSplit()
 
 
-def read_folders(
-    root: Path, *, split: str = "all", how: FolderSplit = DEFAULT_SPLIT, max_distance: int = MAX_DISTANCE
-) -> FrameTable:
+def read_folders(root: Path, *, split: str = "all", how: FolderSplit = DEFAULT_SPLIT) -> FrameTable:
     """Read a folder data set, or one part of it; `inspections` numbers the groups that stay together.
 
     Args:
         root: holds the folders.
         split: train, val, test, or all.
         how: shares and seed; the same for all parts of a set, or they overlap.
-        max_distance: bits of the perceptual hash by which near-duplicates may differ.
 
     Raises:
         DataError: there are no images, none fall to the part, or one cannot be read.
@@ -73,7 +70,7 @@ def read_folders(
         raise ConfigError(f"plain folders have the parts {', '.join(PARTS)} and all, not {split!r}")
     names, labels, ignored = _list_images(root)
     store = ImageStore({name: FilePlace(str(root / name)) for name in names})
-    groups, near = _group(root, names, store, max_distance)
+    groups, near = _group(root, names, store)
     table = FrameTable(
         source=f"folders {root.resolve().name}",
         split=split,
@@ -91,7 +88,9 @@ def read_folders(
         raise DataError(
             f"{root}: no frame of {len(names)} falls to {split} with shares {how.shares}: change the shares"
         )
-    return table.select(chosen.astype(np.int64))
+    shares = "/".join(f"{share:.0%}" for share in how.shares)
+    note = f"{split}: {len(chosen)} of {len(names)} frames, by whole groups, shares {shares}, split seed {how.seed}"
+    return replace(table.select(chosen.astype(np.int64)), notes=(*table.notes, note))
 
 
 def assign_parts(groups: NDArray[np.int32], labels: NDArray[np.int8], how: FolderSplit) -> NDArray[np.int8]:
@@ -141,12 +140,12 @@ def _list_images(root: Path) -> tuple[tuple[str, ...], NDArray[np.int8], int]:
     return names, np.array(labels, np.int8), ignored
 
 
-def _group(root: Path, names: tuple[str, ...], store: ImageStore, max_distance: int) -> tuple[NDArray[np.int32], int]:
+def _group(root: Path, names: tuple[str, ...], store: ImageStore) -> tuple[NDArray[np.int32], int]:
     """Groups, int32 [N], and how many frames have a near-duplicate."""
     rows, hashes = _hash_all(names, store)
     groups = Groups(len(names))
     near: set[int] = set()
-    for i, j in near_pairs(hashes, max_distance=max_distance):
+    for i, j in near_pairs(hashes):
         groups.join(rows[i], rows[j])
         near |= {i, j}
     inspections = read_inspections(root / INSPECTIONS_CSV, names)

@@ -116,8 +116,7 @@ def _counts(defects: int, normals: int, defect_proportion: float, frames: int | 
 
 
 def _share(defect_proportion: float) -> Fraction:
-    # Through the decimal that was typed: 0.05 the float is not 5 %, and halves would round by accident.
-    share = Fraction(repr(defect_proportion))
-    if not 0 < share < 1:
+    if not 0 < defect_proportion < 1:
         raise ConfigError(f"the defect proportion must lie between 0 and 1, got {defect_proportion}")
-    return share
+    # Through the decimal that was typed: 0.05 the float is not 5 %, and halves would round by accident.
+    return Fraction(repr(float(defect_proportion)))
