@@ -124,12 +124,13 @@ class Engine:
 
     def _open_lane(self, pair: Pair, worker: int) -> Lane:
         settings = self.settings
+        device = settings.device_of(worker)
         scorer = Scorer(
             pair,
-            device=settings.device_of(worker),
+            device=device,
             variant=settings.variant or None,
             threads=settings.session_threads(),
-            max_batch=settings.scorer_batch,
+            max_batch=settings.batch_of(device),
         )
         scorer.warm_up()
         verify_golden(scorer)
@@ -151,7 +152,7 @@ class Engine:
         batcher = Batcher(
             scorer.score,
             pool=self._pool,
-            max_batch=settings.scorer_batch,
+            max_batch=scorer.max_batch,
             max_frames=settings.max_queue,
             observer=metrics,
         )

@@ -44,7 +44,7 @@ class Settings:
     workers: int = _number(1, 1, 64, "worker processes, each with its own sessions and its own limits below")
     threads: int = _number(0, 0, 256, "CPU threads of one session run; 0: the available cores over the workers")
     decode_threads: int = _number(0, 0, 256, "threads that decode frames; 0: the available cores over the workers")
-    scorer_batch: int = _number(32, 1, 128, "most frames in one run of the session")
+    scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 4 on a CPU, 32 on a GPU")
     max_queue: int = _number(256, 1, 100_000, "frames admitted and not yet scored; above: 503")
     max_requests: int = _number(512, 1, 100_000, "scoring requests at the same time; above: 503")
     max_bytes_held: int = _number(512 * _MIB, _MIB, 2**40, "bytes of request bodies held at the same time; above: 503")
@@ -95,6 +95,14 @@ class Settings:
     def device_of(self, worker: int) -> str:
         """The device of the worker with index `worker`, counted from 0."""
         return self.device[worker % len(self.device)]
+
+    def batch_of(self, device: str) -> int:
+        """Most frames in one run of the session on `device`.
+
+        A CPU gains nothing from large batches; small ones keep it scoring while the next frames are decoded
+        and answers go out. A GPU needs them.
+        """
+        return self.scorer_batch or (4 if parse_device(device).kind == "cpu" else 32)
 
     def session_threads(self) -> int:
         return self.threads or max(1, available_cores() // self.workers)

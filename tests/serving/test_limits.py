@@ -12,6 +12,7 @@ def test_defaults_hold_without_any_variable() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert settings.device_of(5) == "cpu"
+    assert (settings.batch_of("cpu"), settings.batch_of("cuda:1")) == (4, 32)
     assert settings.decode_limits.max_bytes == settings.max_frame_bytes
 
 
