@@ -352,7 +352,7 @@ def _calibration_record(train: _Labelled, val: _Labelled, fit: _Fit) -> dict[str
     return {
         "calibration": calibration.to_json(),
         "calibration_quality": {
-            "calibration part (fitted on it)": _calibration_quality(
+            "held-out train": _calibration_quality(
                 train.labels[held_out], fit.linear.logits(train.features[held_out]), fit.platt
             ),
             "val": _calibration_quality(val.labels, fit.linear.logits(val.features), fit.platt),

@@ -15,7 +15,7 @@ from training.commands.options import device_option, typed_command
 from training.data.pack import Pack, open_pack
 from training.probe import PROBE, PROBE_JSON, FittedProbe, ProbeConfig, run_probe
 
-_COLUMNS = {
+_ROWS = {
     "auroc": "AUROC",
     "average_precision": "AP",
     "f1@balanced": "F1",
@@ -122,30 +122,27 @@ def tables(fitted: FittedProbe) -> list[Table]:
 
 
 def _metric_table(fitted: FittedProbe) -> Table:
-    table = Table(title="Probe: value and 95 % interval; thresholded at `balanced`")
-    present = {metric.name for metric in fitted.metrics}
-    columns = {key: label for key, label in _COLUMNS.items() if key in present}
-    table.add_column("data")
-    table.add_column("frames", justify="right")
-    for label in columns.values():
-        table.add_column(label, justify="right")
+    table = Table(title="Probe: value (95 % interval), thresholded at `balanced`")
+    table.add_column("")
+    data = fitted.record["data"]
+    for name in data:
+        table.add_column(name, justify="right")
+    table.add_row("labelled frames", *(_frames(part) for part in data.values()))
     found = {(metric.data, metric.name): metric for metric in fitted.metrics}
-    for name, part in fitted.record["data"].items():
-        cells = []
-        for key in columns:
-            metric = found.get((name, key))
-            cells.append(f"{metric.value:.3f}\n{metric.low:.3f}-{metric.high:.3f}" if metric else "-")
-        table.add_row(name, _frames(part), *cells)
+    for key, label in _ROWS.items():
+        metrics = [found.get((name, key)) for name in data]
+        if any(metrics):
+            table.add_row(label, *(f"{m.value:.3f} ({m.low:.3f}-{m.high:.3f})" if m else "-" for m in metrics))
     return table
 
 
 def _frames(part: dict[str, int]) -> str:
     labelled = str(part["frames"] - part["unlabelled"])
-    return f"{labelled}\n(+{part['unlabelled']} unlabelled)" if part["unlabelled"] else labelled
+    return f"{labelled} (+{part['unlabelled']} without)" if part["unlabelled"] else labelled
 
 
 def _point_table(fitted: FittedProbe) -> Table:
-    table = Table(title="Operating points: chosen on the calibration part, measured on val")
+    table = Table(title="Operating points: chosen on held-out train, measured on val")
     for label in ("name", "threshold", "recall", "precision", "specificity"):
         table.add_column(label, justify="left" if label == "name" else "right")
     for point in fitted.operating_points.values():
@@ -155,7 +152,7 @@ def _point_table(fitted: FittedProbe) -> Table:
 
 
 def _calibration_table(fitted: FittedProbe) -> Table:
-    table = Table(title=f"Calibration ({fitted.calibration.data})")
+    table = Table(title="Calibration, fitted on the held-out part; it holds for that share of defects")
     for label in ("data", "frames", "defects", "ECE before", "after", "Brier before", "after"):
         table.add_column(label, justify="left" if label == "data" else "right")
     for name, part in fitted.record["calibration_quality"].items():
