@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,7 +40,7 @@ def epoch_batches(
     indices: NDArray[np.int64] | None = None,
     drop_last: bool = True,
     resident: bool = False,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """One epoch of frames, each once, in the order of `epoch_order`.
 
     Args:
@@ -53,7 +53,7 @@ def epoch_batches(
         resident: keep the whole pack on the device, copied there once, and gather batches there.
 
     Returns:
-        An iterator over uint8 [B, S, S, 3]. Closing it, or dropping it, ends the reading thread.
+        A generator of uint8 [B, S, S, 3]. Closing it, or dropping it, ends the reading thread.
 
     Raises:
         ConfigError: there is not one batch, or the pack does not fit on the device.
@@ -105,12 +105,12 @@ def _upload(pack: Pack, device: torch.device) -> Tensor:
     return frames
 
 
-def _gather_resident(frames: Tensor, batches: list[NDArray[np.int64]]) -> Iterator[Tensor]:
+def _gather_resident(frames: Tensor, batches: list[NDArray[np.int64]]) -> Generator[Tensor, None, None]:
     for batch in batches:
         yield frames[torch.from_numpy(batch).to(frames.device)]
 
 
-def _read_ahead(pack: Pack, batches: list[NDArray[np.int64]], device: torch.device) -> Iterator[Tensor]:
+def _read_ahead(pack: Pack, batches: list[NDArray[np.int64]], device: torch.device) -> Generator[Tensor, None, None]:
     ready: queue.Queue[Tensor | BaseException | None] = queue.Queue(_BATCHES_AHEAD)
     stopped = threading.Event()
 

@@ -21,8 +21,8 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ from training.data.frame_table import FrameTable, count_labels
 from training.data.shards import CorruptImage, Shard, checksum, run_shards
 
 SCHEMA_VERSION = 1
-SHARD_FRAMES = 1024
+# Small enough that a progress bar moves and many workers share a small set; a kill loses one per worker.
+SHARD_FRAMES = 256
 RESIZE_RULE = "serving.frames: whole picture squashed to a square, antialiased bilinear"
 
 FRAMES_FILE = "frames.u8"
@@ -128,7 +129,7 @@ def open_pack(path: Path, *, verify: bool = True) -> Pack:
             raise PackError(f"{path / name} is missing or was changed since it was packed: pack again")
     frames = np.memmap(frames_path, np.uint8, "r", shape=(n, size, size, 3))
     if verify:
-        _verify_frames(path, frames, index)
+        _verify_frames(path, index)
     with np.load(path / COLUMNS_FILE) as columns:
         labels, classes, inspections = (columns[name] for name in ("labels", "classes", "inspections"))
     names = tuple((path / NAMES_FILE).read_bytes().decode().split("\n")[:-1])
@@ -187,10 +188,13 @@ def build_pack(
             return _reopen(out, plan, skip_corrupt)
         _start_or_continue(out, plan)
         builder = _Builder(table=table, size=size, out=out)
-        corrupt = builder.decode(workers or available_cores())
-        if corrupt and not skip_corrupt:
+        checksums, corrupt = builder.decode(workers or available_cores())
+        if corrupt and (not skip_corrupt or len(corrupt) == len(table)):
             raise CorruptFramesError(_describe_corrupt(corrupt, len(table)))
-        _finish(builder, corrupt, plan, command)
+        if corrupt:
+            builder = builder.close_gaps(corrupt)
+            checksums = builder.checksum_all()
+        _finish(builder, checksums, corrupt, plan, command)
     return open_pack(out, verify=False)
 
 
@@ -221,17 +225,17 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _verify_frames(path: Path, frames: NDArray[np.uint8], index: Mapping[str, Any]) -> None:
-    step = index["shard_frames"]
-    with track_progress(f"verifying {path.name}", total=len(frames), unit="frames") as advance:
-        for number, expected in enumerate(index["shards"]):
-            shard = frames[number * step : (number + 1) * step]
-            if checksum(shard) != expected:
-                last = min((number + 1) * step, len(frames)) - 1
+def _verify_frames(path: Path, index: Mapping[str, Any]) -> None:
+    n, step = index["count"], index["shard_frames"]
+    with track_progress(f"verifying {path.name}", total=n, unit="frames") as advance:
+        for first, expected in zip(range(0, n, step), index["shards"], strict=True):
+            frames = min(step, n - first)
+            if checksum(path / FRAMES_FILE, first, frames, index["size"]) != expected:
                 raise PackError(
-                    f"{path / FRAMES_FILE}: frames {number * step} to {last} are damaged: delete {path} and pack again"
+                    f"{path / FRAMES_FILE}: frames {first} to {first + frames - 1} are damaged: "
+                    f"delete {path} and pack again"
                 )
-            advance(len(shard))
+            advance(frames)
 
 
 def _make_plan(table: FrameTable, size: int, subset: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -320,9 +324,12 @@ def _reserve_disk(path: Path, n_bytes: int) -> None:
             f"{path} needs {n_bytes / 2**30:.2f} GiB, and the disk has {free / 2**30:.2f} GiB free: "
             "free some space, name a folder on another disk, or pack at a smaller size"
         )
-    with path.open("r+b" if path.is_file() else "xb") as file:
-        file.truncate(n_bytes)
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    try:
+        with path.open("r+b" if path.is_file() else "xb") as file:
+            file.truncate(n_bytes)
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        raise PackError(f"cannot reserve {n_bytes} bytes for {path}: {error.strerror}; name another folder") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,29 +348,32 @@ class _Builder:
     def journal_path(self) -> Path:
         return self.out / _BUILDING / _JOURNAL_FILE
 
-    def map_frames(self) -> np.memmap[Any, np.dtype[np.uint8]]:
-        shape = (len(self.table), self.size, self.size, 3)
-        return np.memmap(self.frames_path, np.uint8, "r+", shape=shape)
+    def decode(self, workers: int) -> tuple[dict[int, str], list[CorruptImage]]:
+        """Decode all shards that are not there yet.
 
-    def decode(self, workers: int) -> list[CorruptImage]:
-        """Decode all shards that are not there yet; returns the corrupt images, in the table's order."""
-        kept = self._kept_shards()
-        shards = -(-len(self.table) // SHARD_FRAMES)
-        missing = [number for number in range(shards) if number not in kept]
+        Returns:
+            The checksum of each shard without corrupt images, and the corrupt images in the table's order.
+        """
+        checksums = self._kept_shards()
+        write_text_atomic(self.journal_path, "".join(_journal_line(*entry) for entry in checksums.items()))
+        missing = [number for number in range(-(-len(self.table) // SHARD_FRAMES)) if number not in checksums]
         corrupt: list[CorruptImage] = []
         with (
             track_progress(f"packing {self.out.name}", total=len(self.table), unit="frames") as advance,
             self.journal_path.open("a", encoding="utf-8") as journal,
+            # Closed at once, not some time after an interruption, so that no worker outlives the lock.
+            closing(run_shards(map(self._shard, missing), min(workers, len(missing)))) as reports,
         ):
-            advance(sum(kept.values()))
-            for done in run_shards((self._shard(number) for number in missing), min(workers, len(missing))):
+            advance(sum(len(self._shard(number).names) for number in checksums))
+            for done in reports:
                 corrupt += done.corrupt
                 # Shards with corrupt images are tried again next time: someone may have mended the images.
                 if not done.corrupt:
-                    journal.write(json.dumps({"shard": done.number, "sha256": done.checksum}) + "\n")
+                    checksums[done.number] = done.checksum
+                    journal.write(_journal_line(done.number, done.checksum))
                     journal.flush()
                 advance(done.frames, f"{len(corrupt)} corrupt" if corrupt else "")
-        return sorted(corrupt)
+        return checksums, sorted(corrupt)
 
     def _shard(self, number: int) -> Shard:
         first = number * SHARD_FRAMES
@@ -371,33 +381,44 @@ class _Builder:
         store = self.table.store.part(names)
         return Shard(number=number, first=first, names=names, store=store, path=self.frames_path, size=self.size)
 
-    def _kept_shards(self) -> dict[int, int]:
-        """Shards that an earlier process finished and whose content still matches: number -> frames."""
-        frames = self.map_frames()
-        kept: dict[int, int] = {}
+    def _kept_shards(self) -> dict[int, str]:
+        """Shards that an earlier process finished and whose content still matches: number -> checksum."""
+        kept: dict[int, str] = {}
         for number, expected in _read_journal(self.journal_path).items():
-            shard = frames[number * SHARD_FRAMES : (number + 1) * SHARD_FRAMES]
-            if len(shard) and checksum(shard) == expected:
-                kept[number] = len(shard)
+            first = number * SHARD_FRAMES
+            frames = min(SHARD_FRAMES, len(self.table) - first)
+            if frames > 0 and checksum(self.frames_path, first, frames, self.size) == expected:
+                kept[number] = expected
         return kept
 
-    def close_gaps(self, corrupt: list[CorruptImage]) -> NDArray[np.int64]:
-        """Move frames forward over the places of corrupt ones; returns the table rows that remain.
+    def close_gaps(self, corrupt: list[CorruptImage]) -> _Builder:
+        """Move frames forward over the places of corrupt ones; returns the builder of what remains.
 
         A kill in between leaves shards that no longer match the journal, which are then decoded again.
         """
         gone = [image.row for image in corrupt]
         rows = np.delete(np.arange(len(self.table)), gone)
-        frames = self.map_frames()
-        first = gone[0] if gone else len(rows)
-        for start in range(first, len(rows), _BLOCK_FRAMES):
+        frames = np.memmap(self.frames_path, np.uint8, "r+", shape=(len(self.table), self.size, self.size, 3))
+        for start in range(gone[0], len(rows), _BLOCK_FRAMES):
             stop = min(start + _BLOCK_FRAMES, len(rows))
             # The right side is a copy, and rows never move backwards, so nothing is overwritten before it is read.
             frames[start:stop] = frames[rows[start:stop]]
         frames.flush()
         del frames
         os.truncate(self.frames_path, len(rows) * self.size * self.size * 3)
-        return rows
+        return replace(self, table=self.table.select(rows))
+
+    def checksum_all(self) -> dict[int, str]:
+        """The checksum of each shard as it now is."""
+        n = len(self.table)
+        return {
+            number: checksum(self.frames_path, first, min(SHARD_FRAMES, n - first), self.size)
+            for number, first in enumerate(range(0, n, SHARD_FRAMES))
+        }
+
+
+def _journal_line(number: int, expected: str) -> str:
+    return json.dumps({"shard": number, "sha256": expected}) + "\n"
 
 
 def _read_journal(path: Path) -> dict[int, str]:
@@ -412,17 +433,18 @@ def _read_journal(path: Path) -> dict[int, str]:
     return finished
 
 
-def _finish(builder: _Builder, corrupt: list[CorruptImage], plan: Mapping[str, Any], command: str) -> None:
+def _finish(
+    builder: _Builder,
+    checksums: Mapping[int, str],
+    corrupt: list[CorruptImage],
+    plan: Mapping[str, Any],
+    command: str,
+) -> None:
+    """Write all but the frames, the index last, which makes the folder a pack."""
     out, table = builder.out, builder.table
-    if len(corrupt) == len(table):
-        raise CorruptFramesError(_describe_corrupt(corrupt, len(table)))
-    rows = builder.close_gaps(corrupt)
-    table = table.select(rows) if corrupt else table
     _write_columns(out, table)
     with builder.frames_path.open("rb") as file:
         os.fsync(file.fileno())
-    frames = np.memmap(builder.frames_path, np.uint8, "r", shape=(len(table), builder.size, builder.size, 3))
-    starts = range(0, len(table), SHARD_FRAMES)
     index = {
         "schema_version": SCHEMA_VERSION,
         "source": table.source,
@@ -440,7 +462,7 @@ def _finish(builder: _Builder, corrupt: list[CorruptImage], plan: Mapping[str, A
         "plan": dict(plan),
         "files": {name: sha256_file(out / name) for name in (COLUMNS_FILE, NAMES_FILE)},
         "shard_frames": SHARD_FRAMES,
-        "shards": [checksum(frames[start : start + SHARD_FRAMES]) for start in starts],
+        "shards": [checksums[number] for number in sorted(checksums)],
     }
     write_json_atomic(out / INDEX_FILE, index)
     shutil.rmtree(out / _BUILDING)

@@ -8,21 +8,20 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.errors import DataError, FrameError
 from serving.frames import decode_bytes
 from training.data.image_store import ImageStore
 
-_BLOCK_FRAMES = 64
 _BUFFER_BYTES = 2**20
 _SHARDS_AHEAD = 2
 
@@ -66,6 +65,8 @@ def decode_shard(shard: Shard) -> ShardReport:
     with shard.path.open("r+b", buffering=_BUFFER_BYTES) as file:
         file.seek(shard.first * frame_bytes)
         for i, name in enumerate(shard.names, start=shard.first):
+            if _stopped is not None and _stopped.is_set():
+                raise InterruptedError
             try:
                 frame = decode_bytes(shard.store.read(name), shard.size)
             except FrameError as error:
@@ -78,8 +79,14 @@ def decode_shard(shard: Shard) -> ShardReport:
     )
 
 
-def _start_worker() -> None:
+# Set in worker processes only: the parent's wish that they leave what they are doing.
+_stopped: Event | None = None
+
+
+def _start_worker(stopped: Event) -> None:
     # The parent answers Ctrl-C for all; and a parent that was killed must not leave workers writing.
+    global _stopped
+    _stopped = stopped
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -91,7 +98,7 @@ def _start_worker() -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def run_shards(shards: Iterator[Shard], workers: int) -> Iterator[ShardReport]:
+def run_shards(shards: Iterator[Shard], workers: int) -> Generator[ShardReport, None, None]:
     """Decode shards in `workers` processes, in this one if there is only one; reports come as they are ready.
 
     Raises:
@@ -102,7 +109,8 @@ def run_shards(shards: Iterator[Shard], workers: int) -> Iterator[ShardReport]:
         return
     # spawn: forking a process that has started threads, as torch and NumPy do, can deadlock the child.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    stopped = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stopped,))
     try:
         yield from _keep_busy(pool, shards, workers * _SHARDS_AHEAD)
     except BrokenProcessPool as error:
@@ -111,6 +119,7 @@ def run_shards(shards: Iterator[Shard], workers: int) -> Iterator[ShardReport]:
             "--workers, it continues where this one stopped"
         ) from error
     finally:
+        stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -127,9 +136,16 @@ def _keep_busy(pool: ProcessPoolExecutor, shards: Iterator[Shard], ahead: int) -
         yield from (future.result() for future in ready)
 
 
-def checksum(frames: NDArray[np.uint8]) -> str:
-    """SHA-256 of the pixels, uint8 [N, S, S, 3]; by blocks, so that a mapped file is never in memory as a whole."""
+def checksum(path: Path, first: int, frames: int, size: int) -> str:
+    """SHA-256 of `frames` frames of `size` px in a file of frames, from frame `first` on.
+
+    Read, not mapped: pages of a map would count as this process's memory until the disk is done with them.
+    """
     digest = hashlib.sha256()
-    for start in range(0, len(frames), _BLOCK_FRAMES):
-        digest.update(np.ascontiguousarray(frames[start : start + _BLOCK_FRAMES]).data)
+    left = frames * size * size * 3
+    with path.open("rb", buffering=0) as file:
+        file.seek(first * size * size * 3)
+        while left and (block := file.read(min(left, _BUFFER_BYTES))):
+            digest.update(block)
+            left -= len(block)
     return digest.hexdigest()

@@ -64,7 +64,7 @@ def test_thread_ends_when_the_consumer_stops_early(pack: Pack, how: str) -> None
     next(batches)
     assert len(readers()) == 1
     if how == "close":
-        batches.close()  # type: ignore[attr-defined]  # what is returned is a generator
+        batches.close()
     elif how == "exception":
         with suppress(KeyError):
             raise KeyError(next(batches))
