@@ -81,7 +81,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     try:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
         raise DataError(f"{path} cannot be read as tensors: {error}") from error
     return value
 

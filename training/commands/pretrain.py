@@ -130,13 +130,14 @@ def _config_of_run(context: click.Context, run: Path) -> PretrainConfig:
 
 
 def _print_summary(summary: Summary) -> None:
-    table = Table(title=f"{summary.run}: {summary.status} after {summary.epochs_done} epochs")
+    table = Table()
     for heading in ("loss", "RankMe", "feature std", "frames/s"):
         table.add_column(heading, justify="right")
     table.add_row(
         f"{summary.loss:.4f}", f"{summary.rankme:.1f}", f"{summary.feature_std:.4f}", f"{summary.frames_per_s:.1f}"
     )
     console = Console()
+    console.print(f"{summary.run}: {summary.status} after {summary.epochs_done} epochs", soft_wrap=True)
     console.print(table)
     if summary.status == "paused":
         console.print("Time is up; the same command with --resume goes on.", soft_wrap=True)

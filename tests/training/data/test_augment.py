@@ -1,0 +1,240 @@
+"""Views: geometry against torch's own resampling, colour against sequential arithmetic, draws against their law."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.transforms import functional as vision
+
+from serving.errors import ConfigError
+from training.data import augment
+from training.data.augment import (
+    COLOUR_DRAWS,
+    GEOMETRY_DRAWS,
+    Colour,
+    Geometry,
+    Jitter,
+    View,
+    ViewSpec,
+    colour_matrix,
+    draw_colour,
+    draw_geometry,
+    make_views,
+    recolour,
+    resample,
+    symmetric_views,
+)
+from training.data.normalise import normalise, standardise
+
+PLAIN = {"crop_scale": (1.0, 1.0), "flip": 0.0, "jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
+
+
+def random_frames(n: int, height: int, width: int | None = None) -> torch.Tensor:
+    shape = (n, height, width or height, 3)
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8))
+
+
+def geometry(n: int, **changes: Any) -> Geometry:
+    values: dict[str, Any] = {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0, "flip": False, "sigma_px": 0.0}
+    return Geometry(**{name: torch.tensor([value] * n) for name, value in (values | changes).items()})
+
+
+def colour(n: int, **changes: Any) -> Colour:
+    values: dict[str, Any] = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    values |= {"grey": False, "solarise": False}
+    return Colour(**{name: torch.tensor([value] * n) for name, value in (values | changes).items()})
+
+
+def planes(frames: torch.Tensor) -> torch.Tensor:
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+def test_a_view_that_changes_nothing_is_the_normalised_frame() -> None:
+    frames = random_frames(3, 24)
+    (view,) = make_views(frames, ViewSpec(views=(View(size=24, **PLAIN),)), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(view, normalise(frames), atol=1e-5, rtol=1e-5)
+    assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_shrinking_is_antialiased_as_in_torch() -> None:
+    frames = random_frames(2, 40, 48)
+    expected = functional.interpolate(planes(frames), size=(16, 16), mode="bilinear", antialias=True)
+    inside = (..., slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(resample(frames, geometry(2), 16)[inside], expected[inside], atol=1e-5, rtol=1e-5)
+
+
+def test_a_fine_chequerboard_shrinks_to_grey() -> None:
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8)
+    small = resample(board[None, :, :, None].expand(1, 64, 64, 3), geometry(1), 16)
+    assert float((small[..., 1:-1, 1:-1] - 0.5).abs().max()) < 1e-3
+
+
+def test_enlarging_is_bilinear_as_in_torch() -> None:
+    frames, crop = random_frames(2, 32), {"left": 0.25, "top": 0.1, "width": 0.3, "height": 0.6}
+    theta = torch.tensor([[[0.3, 0, 2 * 0.25 + 0.3 - 1], [0, 0.6, 2 * 0.1 + 0.6 - 1]]]).expand(2, 2, 3)
+    grid = functional.affine_grid(theta, [2, 3, 32, 32], align_corners=False)
+    expected = functional.grid_sample(planes(frames), grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(resample(frames, geometry(2, **crop), 32), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_flip_mirrors_left_and_right() -> None:
+    frames = random_frames(2, 16)
+    crop = {"left": 0.2, "top": 0.3, "width": 0.5, "height": 0.6, "sigma_px": 0.7}
+    flipped, straight = (resample(frames, geometry(2, flip=flip, **crop), 16) for flip in (True, False))
+    torch.testing.assert_close(flipped, straight.flip(3))
+
+
+def test_blur_is_gaussian_and_per_sample() -> None:
+    frames = torch.zeros(2, 31, 31, 3, dtype=torch.uint8)
+    frames[:, 15, 15] = 255
+    drawn = geometry(2)
+    sharp, blurred = resample(frames, Geometry(**{**vars(drawn), "sigma_px": torch.tensor([0.0, 1.5])}), 31)
+    distance = np.arange(31) - 15.0
+    line = np.exp(-(distance**2) / (2 * 1.5**2))
+    expected = np.outer(line, line) / line.sum() ** 2
+    np.testing.assert_allclose(blurred[0].numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(sharp, planes(frames)[0])
+
+
+def test_blur_keeps_a_flat_frame_flat_up_to_its_edge() -> None:
+    flat = torch.full((1, 20, 20, 3), 200, dtype=torch.uint8)
+    torch.testing.assert_close(resample(flat, geometry(1, sigma_px=3.0), 20), planes(flat), atol=1e-5, rtol=0)
+
+
+def sequential(image: np.ndarray, order: tuple[str, ...], factors: dict[str, float]) -> np.ndarray:
+    """Colour operations one after the other on [3, H, W] in float64, from their definitions."""
+    luma = np.array([0.299, 0.587, 0.114])
+    for name in order:
+        grey = np.tensordot(luma, image, 1)
+        if name == "brightness":
+            image = image * factors[name]
+        elif name == "contrast":
+            image = factors[name] * image + (1 - factors[name]) * grey.mean()
+        elif name == "saturation":
+            image = factors[name] * image + (1 - factors[name]) * grey
+        else:
+            to_yiq = np.array([luma, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+            y, i, q = np.tensordot(to_yiq, image, 1)
+            chroma = (i + 1j * q) * np.exp(2j * np.pi * factors[name])
+            image = np.tensordot(np.linalg.inv(to_yiq), np.stack((y, chroma.real, chroma.imag)), 1)
+    return image
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("brightness", "contrast", "saturation", "hue")))[::5])
+def test_one_matrix_does_what_the_operations_do_in_any_order(order: tuple[str, ...]) -> None:
+    factors = {"brightness": 0.7, "contrast": 0.6, "saturation": 1.3, "hue": 0.08}
+    image = np.random.default_rng(1).random((3, 6, 5))
+    matrix, offset = colour_matrix(colour(1, **factors), torch.tensor(image.mean((1, 2))).float()[None])
+    ours = np.einsum("ij,jhw->ihw", matrix[0].numpy(), image) + offset[0].numpy()[:, None, None]
+    np.testing.assert_allclose(ours, sequential(image, order, factors), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "theirs"),
+    [
+        ("brightness", 0.6, vision.adjust_brightness),
+        ("contrast", 0.5, vision.adjust_contrast),
+        ("saturation", 0.4, vision.adjust_saturation),
+    ],
+)
+def test_jitters_are_those_of_torchvision(name: str, factor: float, theirs: Any) -> None:
+    images = planes(random_frames(2, 12))
+    expected = torch.stack([theirs(image, factor) for image in images])
+    ours = recolour(images, colour(2, **{name: factor}))
+    # torchvision rounds the luma weights to four digits.
+    torch.testing.assert_close(ours, standardise(expected), atol=2e-3, rtol=0)
+
+
+def test_grey_takes_all_colour_and_values_stay_in_range() -> None:
+    images = planes(random_frames(2, 12))
+    low, high = standardise(torch.zeros(1, 3, 1, 1)), standardise(torch.ones(1, 3, 1, 1))
+    grey = recolour(images, colour(2, grey=True, hue=0.1, saturation=1.8))
+    back = (grey - low) / (high - low)
+    torch.testing.assert_close(back[:, 0], back[:, 2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(back[:, :1], vision.rgb_to_grayscale(images), atol=1e-3, rtol=0)
+    strong = (recolour(images, colour(2, brightness=1.8, contrast=1.8)) - low) / (high - low)
+    assert float(strong.min()) == pytest.approx(0, abs=1e-6)
+    assert float(strong.max()) == pytest.approx(1, abs=1e-6)
+
+
+def test_solarise_inverts_the_bright_half() -> None:
+    images = planes(random_frames(2, 12))
+    ours = recolour(images, colour(2, solarise=True))
+    torch.testing.assert_close(ours, standardise(vision.solarize(images, 0.5)), atol=1e-5, rtol=0)
+
+
+def test_crops_lie_inside_and_their_area_is_uniform() -> None:
+    view = View(size=32)
+    drawn = draw_geometry(view, torch.rand((20_000, GEOMETRY_DRAWS), generator=torch.Generator().manual_seed(0)))
+    assert float((drawn.left + drawn.width).max()) <= 1 + 1e-6
+    assert float((drawn.top + drawn.height).max()) <= 1 + 1e-6
+    area, ratio = drawn.width * drawn.height, drawn.width / drawn.height
+    quantiles = torch.quantile(area, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    torch.testing.assert_close(quantiles, torch.tensor([0.08, 0.31, 0.54, 0.77, 1.0]), atol=0.015, rtol=0)
+    assert 3 / 4 - 1e-5 <= float(ratio.min()) < 0.76
+    assert 1.31 < float(ratio.max()) <= 4 / 3 + 1e-5
+    assert float(ratio.log().mean()) == pytest.approx(0, abs=0.01)
+
+
+def test_probabilities_and_strengths_are_those_declared() -> None:
+    generator = torch.Generator().manual_seed(0)
+    view = View(size=112, solarise_p=0.2)
+    drawn = draw_colour(view, torch.rand((20_000, COLOUR_DRAWS), generator=generator))
+    shapes = draw_geometry(view, torch.rand((20_000, GEOMETRY_DRAWS), generator=generator))
+    for switch, share in ((drawn.grey, 0.2), (drawn.solarise, 0.2), (drawn.hue != 0, 0.8), (shapes.flip, 0.5)):
+        assert float(switch.float().mean()) == pytest.approx(share, abs=0.015)
+    assert float(drawn.hue.abs().max()) == pytest.approx(0.1, abs=1e-3)
+    for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
+        assert (float(factor.min()), float(factor.max())) == pytest.approx((0.2, 1.8), abs=1e-2)
+    sigma = shapes.sigma_px[shapes.sigma_px > 0]
+    assert len(sigma) / 20_000 == pytest.approx(0.5, abs=0.015)
+    assert (float(sigma.min()), float(sigma.max())) == pytest.approx((0.05, 1.0), abs=5e-3)
+
+
+def test_a_seed_means_the_same_views_and_every_sample_its_own() -> None:
+    frames = random_frames(1, 24).expand(40, 24, 24, 3)
+    spec = ViewSpec(views=(View(size=24, count=2), View(size=16, count=1, crop_scale=(0.05, 0.4))))
+    first, again, other = (make_views(frames, spec, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert [tuple(view.shape) for view in first] == [(40, 3, 24, 24), (40, 3, 24, 24), (40, 3, 16, 16)]
+    assert spec.count == len(first) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    flat = torch.stack([*first[0], *first[1], *other[0]]).flatten(1)
+    assert len(torch.unique(flat, dim=0)) == len(flat)
+
+
+def test_views_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = random_frames(11, 20)
+    whole = make_views(frames, symmetric_views(20), torch.Generator().manual_seed(3))
+    monkeypatch.setattr(augment, "CPU_CHUNK", 4)
+    chunked = make_views(frames, symmetric_views(20), torch.Generator().manual_seed(3))
+    for one, other in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [torch.zeros(2, 8, 8, 3), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+def test_only_uint8_frames_are_taken(frames: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        make_views(frames, symmetric_views(8), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"size": 0}, {"count": 0}, {"flip": 1.5}, {"crop_scale": (0.0, 1.0)}, {"crop_scale": (0.1, 1.1)}]
+    + [{"crop_ratio": (1.2, 1.5)}, {"blur_sigma": (2.0, 1.0)}, {"grey_p": -0.1}],
+)
+def test_views_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="view"):
+        View(**{"size": 32, **changes})
+
+
+def test_jitter_and_empty_specs_are_checked() -> None:
+    for changes in ({"hue": 0.2}, {"brightness": 1.5}, {"contrast": -0.1}):
+        with pytest.raises(ConfigError, match="jitter"):
+            Jitter(**changes)
+    with pytest.raises(ConfigError, match="at least one view"):
+        ViewSpec(views=())
