@@ -78,3 +78,60 @@ def frames(
     for split, counts in summary["counts"].items():
         click.echo(f"{split}: {counts['frames']} frames, {counts['defect']} with a defect")
     click.echo(f"{out}: {(train + val + test) / taken:.1f} frames/s in {taken:.0f} s")
+
+
+@command.command("inspections")
+@OUT
+@click.option("--count", default=1, show_default=True, help="How many inspections.")
+@click.option("--duration-s", default=60.0, show_default=True, help="Length of each, seconds.")
+@SEED
+@PROFILE
+@click.option("--codec", type=click.Choice(["mpeg2", "h264"]), default="mpeg2", show_default=True)
+@click.option("--bitrate-kbps", default=5000, show_default=True, help="Of the video.")
+@click.option("--style", type=click.Choice(["outlined", "bar", "generator", "panel"]), help="On-screen text.")
+def inspections(
+    out: Path, count: int, duration_s: float, seed: int, profile: str, codec: str, bitrate_kbps: int, style: str | None
+) -> None:
+    """Write inspection videos (720x576, 25 frames/s) to OUT, each with its truth in NAME.truth.json.
+
+    \b
+    Example:
+      pipeprobe-train simulate inspections data/videos --count 3 --duration-s 60 --codec h264
+    """
+    from training.simulator.inspections import InspectionsConfig, simulate_inspections
+
+    config = InspectionsConfig(
+        count=count,
+        duration_s=duration_s,
+        seed=seed,
+        profile=profile,
+        codec=codec,
+        bitrate_kbps=bitrate_kbps,
+        style=style,
+    )
+    for truth in simulate_inspections(config, out):
+        shown = ", ".join(f"{f.code} {f.start_s:.1f}-{f.end_s:.1f} s" for f in truth.findings) or "no defect"
+        click.echo(f"{out / truth.video}: {truth.duration_s:.0f} s, {truth.material}; {shown}")
+
+
+@command.command("sheet")
+@OUT
+@click.option("--classes", is_flag=True, help="One row a class, severity rising from left to right.")
+@click.option("--rows", default=5, show_default=True)
+@click.option("--columns", default=8, show_default=True)
+@SEED
+@PROFILE
+def sheet(out: Path, classes: bool, rows: int, columns: int, seed: int, profile: str) -> None:
+    """Write a contact sheet of simulated frames to the picture file OUT.
+
+    \b
+    Example:
+      pipeprobe-train simulate sheet sheet.png --classes
+    """
+    from training.simulator.contact_sheet import class_sheet, random_sheet
+
+    if classes:
+        class_sheet(out, seed=seed, profile=profile)
+    else:
+        random_sheet(out, rows=rows, columns=columns, seed=seed, profile=profile)
+    click.echo(f"written to {out}")

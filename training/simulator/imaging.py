@@ -93,27 +93,28 @@ def draw_sensor(rng: np.random.Generator, *, profile: str) -> Sensor:
     return Sensor(**values, dirt=dirt)
 
 
-def expose(rendered: Rendered, sensor: Sensor, seeds: Sequence[int]) -> Tensor:
+def expose(rendered: Rendered, sensor: Sensor, seeds: Sequence[int], *, flutter: float = 0.08) -> Tensor:
     """What the sensor puts out before coding: float32 [N, 3, H, W], display values in [0, 1].
 
     Args:
         rendered: N frames in linear light.
         seeds: one seed a frame, for noise and the flutter of the exposure.
+        flutter: deviation of the exposure from frame to frame; stills are taken minutes apart, video frames are not.
     """
     frames = [
-        _expose_one(rendered.linear[i], rendered.depth_m[i], sensor, Generator().manual_seed(seed))
+        _expose_one(rendered.linear[i], rendered.depth_m[i], sensor, flutter, Generator().manual_seed(seed))
         for i, seed in enumerate(seeds)
     ]
     return torch.stack(frames)
 
 
-def _expose_one(linear: Tensor, depth_m: Tensor, sensor: Sensor, generator: Generator) -> Tensor:
+def _expose_one(linear: Tensor, depth_m: Tensor, sensor: Sensor, flutter: float, generator: Generator) -> Tensor:
     height, width = depth_m.shape
     scale = height / REFERENCE_HEIGHT
     veil = 1 - torch.exp(-sensor.fog * depth_m)
     image = linear * (1 - veil) + 0.25 * veil
-    flutter = 1 + 0.08 * float(torch.randn((), generator=generator))
-    gain = (sensor.brightness * flutter / image.mean().clamp(min=1e-3)).clamp(0.3, 6.0)
+    aim = sensor.brightness * (1 + flutter * float(torch.randn((), generator=generator)))
+    gain = (aim / image.mean().clamp(min=1e-3)).clamp(0.3, 6.0)
     image = image * gain * _falloff(sensor, height, width, image.device)
     image = _gaussian(image, sensor.defocus * scale)
     noise = torch.randn(image.shape, generator=generator).to(image.device)

@@ -212,8 +212,8 @@ def _trace_finely(wall: WallSampler, origin: Tensor, direction: Tensor, shape: t
         return _trace(wall, origin, direction, near, far, steps)
     coarse = direction.view(3, *shape)[:, ::2, ::2]
     part = coarse.shape[1:]
-    ends = (bound.view(shape)[::2, ::2].reshape(-1) for bound in (near, far))
-    found = _trace(wall, origin, coarse.reshape(3, -1), *ends, steps).view(1, 1, *part)
+    first, last = (bound.view(shape)[::2, ::2].reshape(-1) for bound in (near, far))
+    found = _trace(wall, origin, coarse.reshape(3, -1), first, last, steps).view(1, 1, *part)
     longest = F.max_pool2d(found, 3, stride=1, padding=1)
     shortest = -F.max_pool2d(-found, 3, stride=1, padding=1)
     low, high = (F.interpolate(b, size=shape, mode="nearest")[0, 0].reshape(-1) for b in (shortest, longest))
