@@ -1,51 +1,93 @@
-"""Findings against the truth of an inspection. Pure."""
+"""Findings against known defects: which were found, which missed, which findings show nothing. Pure.
+
+A finding matches a true interval if no more than `tolerance_s` lies between them; overlapping and touching ones have
+nothing between them. Matching is many to many: a finding that spans two defects finds both, and a defect that was
+found in two pieces counts once and makes neither piece false. So recall counts true intervals and precision counts
+findings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class HasInterval(Protocol):
+    """Anything with a start and an end in seconds, such as `Interval` and `serving.findings.Finding`."""
+
+    @property
+    def start_s(self) -> float: ...
+    @property
+    def end_s(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A stretch of an inspection, seconds."""
+    """A stretch of an inspection, in seconds from the video's start."""
 
     start_s: float
     end_s: float
 
-    def overlaps(self, other: Interval, tolerance_s: float) -> bool:
-        """Whether the two share an instant once one of them is widened by the tolerance at both ends."""
-        return self.start_s - tolerance_s <= other.end_s and other.start_s <= self.end_s + tolerance_s
+    def __post_init__(self) -> None:
+        if not self.start_s <= self.end_s:
+            raise ValueError(f"an interval must not end before it starts, got {self.start_s} to {self.end_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matching:
-    """Which true events were found: indices into the truth and into the findings."""
+    """Who was found, by index.
+
+    Attributes:
+        found, missed: true intervals that some finding matches, and those that none does.
+        false_findings: findings that match no true interval.
+        n_findings: how many findings there were.
+    """
 
     found: tuple[int, ...]
     missed: tuple[int, ...]
     false_findings: tuple[int, ...]
+    n_findings: int
 
     @property
     def recall(self) -> float:
-        """Share of the true events that were found; 1 where there are none."""
+        """Share of the true intervals that were found; 1 if there are none, since nothing was missed."""
         total = len(self.found) + len(self.missed)
         return len(self.found) / total if total else 1.0
 
+    @property
+    def precision(self) -> float:
+        """Share of the findings that match a true interval; 1 if there are none."""
+        return 1 - len(self.false_findings) / self.n_findings if self.n_findings else 1.0
 
-def merge_intervals(intervals: Sequence[Interval], *, gap_s: float = 0.0) -> list[Interval]:
-    """The union of `intervals`, those at most `gap_s` apart made one, in order."""
+
+def match_findings(truth: Sequence[HasInterval], findings: Sequence[HasInterval], *, tolerance_s: float) -> Matching:
+    """Match findings to true intervals, in any order; see the module. `ValueError` if the tolerance is negative."""
+    if tolerance_s < 0:
+        raise ValueError(f"tolerance_s must not be negative, got {tolerance_s}")
+    matched = [[_between_s(true, finding) <= tolerance_s for finding in findings] for true in truth]
+    return Matching(
+        found=tuple(i for i, row in enumerate(matched) if any(row)),
+        missed=tuple(i for i, row in enumerate(matched) if not any(row)),
+        false_findings=tuple(j for j in range(len(findings)) if not any(row[j] for row in matched)),
+        n_findings=len(findings),
+    )
+
+
+def merge_intervals(intervals: Sequence[HasInterval], *, gap_s: float = 0.0) -> list[Interval]:
+    """The union of intervals in any order, those no more than `gap_s` apart made one; sorted and disjoint.
+
+    For truths that name each class of a place: a binary pair finds the place, not the classes.
+    """
     merged: list[Interval] = []
-    for interval in sorted(intervals, key=lambda i: i.start_s):
-        if merged and interval.start_s <= merged[-1].end_s + gap_s:
-            merged[-1] = Interval(start_s=merged[-1].start_s, end_s=max(merged[-1].end_s, interval.end_s))
+    for each in sorted(intervals, key=lambda interval: interval.start_s):
+        if merged and each.start_s - merged[-1].end_s <= gap_s:
+            merged[-1] = Interval(start_s=merged[-1].start_s, end_s=max(merged[-1].end_s, each.end_s))
         else:
-            merged.append(interval)
+            merged.append(Interval(start_s=each.start_s, end_s=each.end_s))
     return merged
 
 
-def match_findings(truth: Sequence[Interval], findings: Sequence[Interval], *, tolerance_s: float) -> Matching:
-    """A true event is found if any finding overlaps it within the tolerance; a finding that overlaps none is false."""
-    found = tuple(i for i, event in enumerate(truth) if any(event.overlaps(f, tolerance_s) for f in findings))
-    false = tuple(j for j, f in enumerate(findings) if not any(event.overlaps(f, tolerance_s) for event in truth))
-    return Matching(found=found, missed=tuple(i for i in range(len(truth)) if i not in found), false_findings=false)
+def _between_s(a: HasInterval, b: HasInterval) -> float:
+    """Time between two intervals; 0 if they touch or overlap."""
+    return max(0.0, a.start_s - b.end_s, b.start_s - a.end_s)

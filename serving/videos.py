@@ -1,100 +1,110 @@
 """The batch scorer: inspection videos in, findings out, one folder each and a summary of all.
 
-    OUT/<video>/findings.json  findings.csv  frames.csv  peak_*.jpg
-    OUT/summary.json  OUT/summary.csv
+    OUT/<video>/findings.json   what was scored with what, what became of every picture, the findings
+    OUT/<video>/findings.csv    the findings as rows of observations
+    OUT/<video>/frames.csv      every sampled frame: pts_s, score
+    OUT/<video>/peak_001.jpg    the peak frame of each finding under its evidence
+    OUT/summary.json  summary.csv
 
-A video that is done is known by its content, the pair and the settings, and is not scored again. One that fails is
-reported and does not stop the others. The videos themselves are only read.
+`findings.json` is written last: a folder that has it is complete. A video that is done is known by its content, the
+pair and the settings, and is not scored again. One that fails is reported and does not stop the others. The
+videos themselves are only read.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic
 from serving.errors import ConfigError, VideoError
-from serving.findings import Finding, FindingRules, find_findings, leave_for
+from serving.findings import FindingRules, find_findings, leave_for
 from serving.formats import csv_rows, json_file
-from serving.formats.observation import Observation, Origin, observe
-from serving.manifest import OperatingPoint
-from serving.overlay import draw_evidence
+from serving.formats.observation import Origin, clock_time, observe
+from serving.pair import MANIFEST_FILE, OperatingPoint
+from serving.prefetch import prefetch
 from serving.scorer import Scorer
-from serving.video import VIDEO_SUFFIXES, Sample, VideoReader
+from serving.thumbnails import PeakPictures
+from serving.video import VIDEO_SUFFIXES, VideoInfo, VideoReader, unscored_stretches
 
-BATCH = 16
-BATCHES_AHEAD = 3
-PHOTO_QUALITY = 88
-SUMMARY_COLUMNS = (
-    "video",
-    "status",
-    "findings",
-    "peak_score",
-    "duration_s",
-    "frames_sampled",
-    "frames_corrupt",
-    "seconds_taken",
-    "video_sha256",
-    "reason",
-)
+# Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
+_BATCH = 16
+_BATCHES_AHEAD = 2
+_SUMMARY_EVERY_S = 10.0
+
+Status = Literal["scored", "kept", "failed"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings:
-    """How inspections are sampled and what makes a finding; `operating_point` None is the pair's own."""
+    """How inspections are sampled and what makes a finding.
+
+    Attributes:
+        every_s: most seconds between two scored frames, where the video has more.
+        operating_point: name of the threshold that opens a finding; None is the pair's own.
+        min_duration_s: shorter findings are dropped; the default asks for two frames in a row at the default step.
+        join_gap_s: findings no farther apart become one.
+    """
 
     every_s: float = 0.5
     operating_point: str | None = None
-    min_duration_s: float = 1.0
+    min_duration_s: float = 0.75
     join_gap_s: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.every_s <= 60:
-            raise ConfigError(f"--every {self.every_s} is not within 0.01 to 60 seconds")
+            raise ConfigError(f"a frame every {self.every_s} s is not possible; take 0.01 to 60 s")
+        if not 0 <= self.min_duration_s <= 3600:
+            raise ConfigError(f"a minimum duration of {self.min_duration_s} s is not possible; take 0 to 3600 s")
+        if not 0 <= self.join_gap_s <= 3600:
+            raise ConfigError(f"joining findings {self.join_gap_s} s apart is not possible; take 0 to 3600 s")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoResult:
-    """What became of one video; `status` is scored, kept (it was done before) or failed."""
+    """What became of one video: a row of the summary.
+
+    Attributes:
+        status: `scored`, `kept` (it was done before) or `failed`, for the `reason`.
+        complete: whether no stretch of it went unscored; what did is in `reason`.
+        seconds_taken: for decoding and scoring, now; 0 if it was kept.
+    """
 
     video: str
-    status: str
+    status: Status
     folder: Path
-    video_sha256: str = ""
+    complete: bool = False
     findings: int = 0
     peak_score: float | None = None
     duration_s: float | None = None
+    frames: int = 0
+    frames_decoded: int = 0
     frames_sampled: int = 0
+    frames_skipped: int = 0
     frames_corrupt: int = 0
+    strategy: str = ""
     seconds_taken: float = 0.0
+    video_sha256: str = ""
     reason: str = ""
 
 
-@dataclass(kw_only=True)
-class _Track:
-    """Everything that one pass over a video leaves."""
-
-    times_s: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    photos: dict[float, bytes] = field(default_factory=dict)
+SUMMARY_COLUMNS = tuple(each.name for each in fields(VideoResult))
 
 
 def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
-    """The video files named, and those in the folders named, each once, in order.
+    """The video files named, whatever their ending, and those in the folders named, each once, in order.
 
-    Raises:
-        ConfigError: a path does not exist, or there is no video at all.
+    Raises `ConfigError` if a path does not exist, or if there is no video at all.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -106,19 +116,58 @@ def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
         else:
             raise ConfigError(f"{path}: no such file or folder")
     if not found:
-        raise ConfigError(f"no videos found; pipeprobe looks for {', '.join(sorted(VIDEO_SUFFIXES))}")
+        named = ", ".join(map(str, paths))
+        raise ConfigError(f"no videos in {named} (looked for {', '.join(sorted(VIDEO_SUFFIXES))})")
     return list(found)
 
 
 def output_folders(videos: Sequence[Path], out: Path) -> list[Path]:
-    """One folder under `out` for each video: its name, and a number behind it where several share one."""
-    used: dict[str, int] = {}
+    """A folder under `out` for each video, its own also across calls.
+
+    It is named after the video; where several share a name, with its ending, then with the folders above it. A
+    folder that holds the findings of another video is left to it, and a number is appended.
+    """
+    names = _distinct_names(videos)
+    taken: set[str] = set()
     folders = []
-    for video in videos:
-        name = video.stem if sum(v.stem == video.stem for v in videos) == 1 else video.name
-        used[name] = used.get(name, 0) + 1
-        folders.append(out / (name if used[name] == 1 else f"{name}-{used[name]}"))
+    for video, name in zip(videos, names, strict=True):
+        candidate, copy = name, 2
+        # Case does not tell names apart on every file system.
+        while candidate.casefold() in taken or not _is_free_for(video, out / candidate):
+            candidate, copy = f"{name}-{copy}", copy + 1
+        taken.add(candidate.casefold())
+        folders.append(out / candidate)
     return folders
+
+
+def _distinct_names(videos: Sequence[Path]) -> list[str]:
+    """For each, the first of `x`, `x.mpg`, `folder-x.mpg`, ... that no other of the videos is called as well."""
+    names: dict[Path, str] = {}
+    depth = 0
+    while len(names) < len(set(videos)):
+        counts = Counter(_name(video, depth).casefold() for video in set(videos))
+        deepest = depth > max(len(video.resolve().parts) for video in videos)
+        for video in videos:
+            name = _name(video, depth)
+            if video not in names and (counts[name.casefold()] == 1 or deepest):
+                names[video] = name
+        depth += 1
+    return [names[video] for video in videos]
+
+
+def _name(video: Path, depth: int) -> str:
+    """`depth` last parts of the path, 0 for the name without its ending."""
+    return "-".join(video.resolve().parts[1:][-depth:]) if depth else video.stem
+
+
+def _is_free_for(video: Path, folder: Path) -> bool:
+    earlier = _read_findings(folder)
+    if earlier is None or earlier.get("video_path") == str(video.resolve()):
+        return True
+    try:
+        return bool(earlier.get("video_sha256") == sha256_file(video))  # moved or copied: the same findings
+    except OSError:
+        return False
 
 
 def score_videos(
@@ -127,240 +176,251 @@ def score_videos(
     scorer: Scorer,
     settings: VideoSettings,
     *,
+    on_start: Callable[[Path, VideoInfo], None] = lambda video, info: None,
     on_sample: Callable[[Path, float], None] = lambda video, time_s: None,
     on_done: Callable[[VideoResult], None] = lambda result: None,
 ) -> list[VideoResult]:
-    """Score every video and write its folder, then the summary.
+    """Score every video, write its folder under `out`, then the summary; results in the order of `videos`.
+
+    A video that cannot be read becomes a result with status `failed`. Raises `OperatingPointNotFoundError`, and
+    `ConfigError` if `out` cannot be written.
 
     Args:
-        on_sample: called with the video and the time of each sampled frame.
+        on_start: called with each video that is about to be scored.
+        on_sample: called with the video and the time, in seconds from its start, of each scored frame.
         on_done: called with each video's result.
     """
-    point = scorer.pair.manifest.operating_point(settings.operating_point)
-    results = []
-    for video, folder in zip(videos, output_folders(videos, out), strict=True):
-        started = time.monotonic()
-        try:
-            result = _score_video(video, folder, scorer, settings, point, on_sample, started)
-        except (VideoError, OSError) as error:
-            result = VideoResult(video=str(video), status="failed", folder=folder, reason=str(error))
-        results.append(result)
-        on_done(result)
-        _write_summary(out, results)
+    batch = _Batch.of(scorer, settings, on_start, on_sample)
+    results: list[VideoResult] = []
+    written_s = time.monotonic()
+    try:
+        for video, folder in zip(videos, output_folders(videos, out), strict=True):
+            result = _score_or_fail(video, folder, batch)
+            results.append(result)
+            on_done(result)
+            if time.monotonic() - written_s > _SUMMARY_EVERY_S:
+                _write_summary(out, results, batch)
+                written_s = time.monotonic()
+        _write_summary(out, results, batch)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return results
 
 
-def _score_video(
-    video: Path,
-    folder: Path,
-    scorer: Scorer,
-    settings: VideoSettings,
-    point: OperatingPoint,
-    on_sample: Callable[[Path, float], None],
-    started: float,
-) -> VideoResult:
-    reader = VideoReader(video, every_s=settings.every_s, size=scorer.pair.manifest.image_size)
-    manifest = scorer.pair.manifest
-    key = {
-        "video": str(video),
-        "video_sha256": sha256_file(video),
-        "pair": manifest.name,
-        "pair_version": manifest.version,
-        "pair_sha256": manifest.files[manifest.variants[scorer.variant].file],
-        "variant": scorer.variant,
-        "operating_point": point.name,
-        "threshold": point.threshold,
-        "settings": asdict(settings),
-    }
-    kept = _kept(folder, key, video)
-    if kept is not None:
-        return kept
-    rules = FindingRules(
-        enter=point.threshold,
-        leave=leave_for(point.threshold),
-        min_duration_s=settings.min_duration_s,
-        join_gap_s=settings.join_gap_s,
-    )
-    track = _score_samples(reader, scorer, rules, lambda time_s: on_sample(video, time_s))
-    step_s = (
-        max(settings.every_s, reader.info.keyframe_spacing_s or 0)
-        if reader.strategy == "keyframes"
-        else settings.every_s
-    )
-    findings = find_findings(track.times_s, track.scores, rules, step_s=step_s)
-    return _write_video(video, folder, key, reader, track, findings, time.monotonic() - started)
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """What all videos of one call share; `key` is all that, besides a video's content, decides what is found."""
+
+    scorer: Scorer
+    every_s: float
+    point: OperatingPoint
+    rules: FindingRules
+    key: dict[str, Any]
+    on_start: Callable[[Path, VideoInfo], None]
+    on_sample: Callable[[Path, float], None]
+
+    @classmethod
+    def of(
+        cls,
+        scorer: Scorer,
+        settings: VideoSettings,
+        on_start: Callable[[Path, VideoInfo], None],
+        on_sample: Callable[[Path, float], None],
+    ) -> _Batch:
+        point = scorer.pair.manifest.operating_point(settings.operating_point)
+        rules = FindingRules(
+            enter=point.threshold,
+            leave=leave_for(point.threshold),
+            min_duration_s=settings.min_duration_s,
+            join_gap_s=settings.join_gap_s,
+        )
+        key = {
+            "pair": scorer.pair.name,
+            "pair_version": scorer.pair.version,
+            # The manifest names the SHA-256 of every other file of the pair.
+            "pair_sha256": sha256_file(scorer.pair.path / MANIFEST_FILE),
+            "variant": scorer.variant,
+            "device": scorer.device.partition(":")[0],
+            "operating_point": point.name,
+            "every_s": settings.every_s,
+            **asdict(rules),
+        }
+        return cls(
+            scorer=scorer,
+            every_s=settings.every_s,
+            point=point,
+            rules=rules,
+            key=key,
+            on_start=on_start,
+            on_sample=on_sample,
+        )
 
 
-def _kept(folder: Path, key: dict[str, Any], video: Path) -> VideoResult | None:
-    """The result of an earlier run over the same content with the same pair and settings."""
+def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
     try:
-        earlier = json.loads((folder / "findings.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    if any(earlier.get(name) != value for name, value in key.items() if name != "video"):
-        return None
-    return VideoResult(
-        video=str(video),
-        status="kept",
-        folder=folder,
-        video_sha256=key["video_sha256"],
-        findings=len(earlier["findings"]),
-        peak_score=earlier["peak_score"],
-        duration_s=earlier["duration_s"],
-        frames_sampled=earlier["frames"]["sampled"],
-        frames_corrupt=earlier["frames"]["corrupt"],
-    )
+        reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.pair.manifest.image_size)
+        sha256 = _sha256(video)
+        result = _kept(video, folder, sha256, batch)
+        if result is None:
+            batch.on_start(video, reader.info)
+            result = _score(reader, folder, sha256, batch)
+        return result
+    except VideoError as error:
+        return VideoResult(video=str(video), status="failed", folder=folder, reason=str(error))
 
 
-def _score_samples(
-    reader: VideoReader, scorer: Scorer, rules: FindingRules, on_time: Callable[[float], None]
-) -> _Track:
-    """Decode in a thread, score here; what waits in between is bounded."""
-    track = _Track()
-    photographer = _Photographer(scorer, rules.leave)
-    for batch in _batches_ahead(reader):
-        scores = scorer.score(np.stack([sample.frame for sample in batch]))
-        for i, sample in enumerate(batch):
-            score = float(scores.score[i])
-            track.times_s.append(sample.pts_s)
-            track.scores.append(score)
-            photographer.see(sample, score, scores.evidence[i])
-            on_time(sample.pts_s)
-    track.photos = photographer.finish()
-    return track
-
-
-class _Photographer:
-    """Keeps the picture with the highest score of each run at or above `leave`; a finding's peak is one of them."""
-
-    def __init__(self, scorer: Scorer, leave: float) -> None:
-        self._calibration = scorer.pair.manifest.calibration
-        self._leave = leave
-        self._best: tuple[float, Sample, NDArray[np.float32]] | None = None
-        self._photos: dict[float, bytes] = {}
-
-    def see(self, sample: Sample, score: float, evidence: NDArray[np.float32]) -> None:
-        if score < self._leave:
-            self._close()
-        elif self._best is None or score > self._best[0]:
-            self._best = (score, sample, evidence)
-
-    def finish(self) -> dict[float, bytes]:
-        """JPEG bytes by the time of the picture."""
-        self._close()
-        return self._photos
-
-    def _close(self) -> None:
-        if self._best is None:
-            return
-        _, sample, evidence = self._best
-        picture = draw_evidence(_display_shape(sample.picture), evidence, self._calibration)
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="JPEG", quality=PHOTO_QUALITY)
-        self._photos[sample.pts_s] = buffer.getvalue()
-        self._best = None
-
-
-def _display_shape(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A single field is half as high as the picture; bring it back to 4:3, the shape that interlaced video has."""
-    height, width = picture.shape[:2]
-    if width < 2 * height:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((width, width * 3 // 4)))
-
-
-def _batches_ahead(reader: VideoReader) -> Iterator[list[Sample]]:
-    """Batches of samples, decoded in a thread a few batches ahead of their use."""
-    ready: queue.Queue[list[Sample] | BaseException | None] = queue.Queue(maxsize=BATCHES_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: list[Sample] | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def decode() -> None:
-        try:
-            batch: list[Sample] = []
-            for sample in reader:
-                batch.append(sample)
-                if len(batch) == BATCH:
-                    put(batch)
-                    batch = []
-                if stopped.is_set():
-                    return
-            if batch:
-                put(batch)
-            put(None)
-        except BaseException as error:  # handed on to the thread that scores
-            put(error)
-
-    thread = threading.Thread(target=decode, name="video-decoder", daemon=True)
-    thread.start()
+def _sha256(video: Path) -> str:
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+        return sha256_file(video)
+    except OSError as error:
+        raise VideoError(f"{video} cannot be read: {error.strerror or error}") from error
 
 
-def _write_video(
-    video: Path,
-    folder: Path,
-    key: dict[str, Any],
-    reader: VideoReader,
-    track: _Track,
-    findings: Sequence[Finding],
-    seconds_taken: float,
-) -> VideoResult:
-    """Write the folder, findings.json last: a folder that has it is complete."""
-    origin = Origin(
-        video=video.name,
-        video_sha256=key["video_sha256"],
-        operating_point=key["operating_point"],
-        threshold=key["threshold"],
-        pair=key["pair"],
-        pair_version=key["pair_version"],
-    )
-    observations: list[Observation] = []
-    for number, finding in enumerate(findings, start=1):
-        photo = f"peak_{number:03d}.jpg"
-        write_bytes_atomic(folder / photo, track.photos[finding.peak_s])
-        observations.append(observe(finding, origin, photo))
-    rows = [{"pts_s": f"{t:.3f}", "score": f"{s:.6f}"} for t, s in zip(track.times_s, track.scores, strict=True)]
+def _read_findings(folder: Path) -> dict[str, Any] | None:
+    """`findings.json` of an earlier call, None if there is none that this release wrote."""
+    try:
+        earlier = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(earlier, dict) or earlier.get("schema") != json_file.SCHEMA:
+        return None
+    return earlier
+
+
+def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult | None:
+    """The result of an earlier call over the same content with the same pair and settings, if all of it is there."""
+    earlier = _read_findings(folder)
+    if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
+        return None
+    files = ["findings.csv", "frames.csv", *(each["photo"] for each in earlier["findings"])]
+    if not all((folder / file).is_file() for file in files):
+        return None
+    return _result(video, folder, "kept", earlier)
+
+
+def _score(reader: VideoReader, folder: Path, sha256: str, batch: _Batch) -> VideoResult:
+    started_s = time.monotonic()
+    calibration = batch.scorer.pair.manifest.calibration
+    with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
+        times_s, scores = _score_samples(reader, peaks, batch)
+        # A video with fewer frames than were asked for is sampled at its own pace.
+        step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)
+        findings = find_findings(times_s, scores, batch.rules, step_s=step_s)
+        origin = Origin(
+            video=reader.path.name,
+            video_sha256=sha256,
+            operating_point=batch.point.name,
+            threshold=batch.point.threshold,
+            pair=batch.scorer.pair.name,
+            pair_version=batch.scorer.pair.version,
+        )
+        photos = {f"peak_{number:03d}.jpg": each for number, each in enumerate(findings, start=1)}
+        observations = [observe(finding, origin, photo) for photo, finding in photos.items()]
+        _clear(folder)
+        for photo, finding in photos.items():
+            write_bytes_atomic(folder / photo, peaks.jpeg_at(finding.peak_s))
+    rows = [{"pts_s": f"{t:.3f}", "score": f"{s:.6f}"} for t, s in zip(times_s, scores, strict=True)]
     csv_rows.write_rows(folder / "frames.csv", ("pts_s", "score"), rows)
     csv_rows.write_observations(folder / "findings.csv", observations)
-    peak = max(track.scores)
     about = {
-        **key,
-        "duration_s": round(reader.end_s, 3),
-        "peak_score": round(peak, 6),
-        "reading": {**asdict(reader.info), "strategy": reader.strategy},
-        "frames": reader.counts.to_json(),
+        **_describe(reader, times_s, step_s),
+        "video_sha256": sha256,
+        "scoring": batch.key,
+        "peak_score": round(max(scores), 6),
     }
-    json_file.write_findings(folder / "findings.json", about, observations)
+    written = json_file.write_findings(folder / "findings.json", about, observations)
+    seconds_taken = round(time.monotonic() - started_s, 3)
+    return _result(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
+
+
+def _score_samples(reader: VideoReader, peaks: PeakPictures, batch: _Batch) -> tuple[list[float], list[float]]:
+    """Times and scores of all samples; decoding runs ahead in a thread while this one scores."""
+    times_s: list[float] = []
+    scores: list[float] = []
+    with closing(prefetch(_chunks(reader, _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
+        for samples in chunks:
+            scored = batch.scorer.score(np.stack([sample.frame for sample in samples]))
+            for sample, score, evidence in zip(samples, scored.score.tolist(), scored.evidence, strict=True):
+                times_s.append(sample.pts_s)
+                scores.append(score)
+                peaks.see(sample, score, evidence)
+                batch.on_sample(reader.path, sample.pts_s)
+    return times_s, scores
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _describe(reader: VideoReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
+    info, counts = reader.info, reader.counts
+    unscored = unscored_stretches(times_s, step_s=step_s, info=info, counts=counts)
+    return {
+        "video": reader.path.name,
+        "video_path": str(reader.path.resolve()),
+        "duration_s": round(max(counts.last_picture_s, info.duration_s or 0.0), 3),
+        "reading": {
+            "container": info.container,
+            "codec": info.codec,
+            "width": info.width,
+            "height": info.height,
+            "sample_aspect": f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}",
+            "frame_rate": info.frame_rate,
+            "start_pts_s": info.start_s,
+            "step_s": step_s,
+            **asdict(counts),
+        },
+        "unscored": [asdict(stretch) for stretch in unscored],
+    }
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier call left here, the mark of completeness first."""
+    (folder / "findings.json").unlink(missing_ok=True)
+    for photo in folder.glob("peak_*.jpg"):
+        photo.unlink()
+
+
+def _result(
+    video: Path, folder: Path, status: Status, written: dict[str, Any], *, seconds_taken: float = 0.0
+) -> VideoResult:
+    reading = written["reading"]
+    spans = (f"{clock_time(each['start_s'])} to {clock_time(each['end_s'])}" for each in written["unscored"])
+    unscored = ", ".join(spans)
     return VideoResult(
         video=str(video),
-        status="scored",
+        status=status,
         folder=folder,
-        video_sha256=key["video_sha256"],
-        findings=len(findings),
-        peak_score=about["peak_score"],
-        duration_s=about["duration_s"],
-        frames_sampled=reader.counts.sampled,
-        frames_corrupt=reader.counts.corrupt,
-        seconds_taken=round(seconds_taken, 3),
+        complete=not unscored,
+        findings=len(written["findings"]),
+        peak_score=written["peak_score"],
+        duration_s=written["duration_s"],
+        frames=reading["pictures"],
+        frames_decoded=reading["decoded"],
+        frames_sampled=reading["sampled"],
+        frames_skipped=reading["skipped"],
+        frames_corrupt=reading["corrupt"],
+        strategy=reading["strategy"],
+        seconds_taken=seconds_taken,
+        video_sha256=written["video_sha256"],
+        reason=f"not scored: {unscored}" if unscored else "",
     )
 
 
-def _write_summary(out: Path, results: Sequence[VideoResult]) -> None:
-    rows = [{name: getattr(result, name) for name in SUMMARY_COLUMNS} for result in results]
+def _write_summary(out: Path, results: Sequence[VideoResult], batch: _Batch) -> None:
+    rows = [{**asdict(result), "folder": result.folder.name} for result in results]
+    counts = Counter(result.status for result in results)
     csv_rows.write_rows(out / "summary.csv", SUMMARY_COLUMNS, rows)
-    statuses = [result.status for result in results]
-    totals = {status: statuses.count(status) for status in ("scored", "kept", "failed")}
-    write_json_atomic(out / "summary.json", {"videos": totals, "results": rows})
+    write_json_atomic(
+        out / "summary.json",
+        {
+            "videos": {
+                **{status: counts[status] for status in ("scored", "kept", "failed")},
+                "incomplete": sum(result.status != "failed" and not result.complete for result in results),
+            },
+            "scoring": batch.key,
+            "results": rows,
+        },
+    )

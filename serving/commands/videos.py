@@ -1,30 +1,73 @@
-"""`pipeprobe videos`: the findings of many inspections."""
+"""`pipeprobe videos`: inspection videos to findings, one folder each and a summary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import click
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from serving.formats.observation import clock_time
-from serving.videos import VideoResult
+from serving.pair import find_pair, models_root, verify_golden
+from serving.scorer import Scorer
+from serving.video import VideoInfo
+from serving.videos import VideoResult, VideoSettings, find_videos, score_videos
+
+_DEFAULTS = VideoSettings()
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where results go.")
-@click.option("--every", "every_s", default=0.5, show_default=True, help="Score a frame every so many seconds.")
-@click.option("--pair", "pair_name", help="Pair to score with.  [default: the one that models/index.json names]")
-@click.option("--models", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pairs.")
-@click.option("--operating-point", help="Named threshold: balanced, recall_95, recall_99.  [default: the pair's own]")
-@click.option("--min-duration", "min_duration_s", default=1.0, show_default=True, help="Shortest finding, seconds.")
-@click.option("--join-gap", "join_gap_s", default=1.0, show_default=True, help="Findings this close become one.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write results to."
+)
+@click.option(
+    "--every",
+    "every_s",
+    default=_DEFAULTS.every_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="Most seconds between two scored frames.",
+)
+@click.option("--pair", "pair_name", metavar="NAME", help="Pair to score with.  [default: models/index.json's]")
+@click.option(
+    "--models",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the pairs.  [default: $PIPEPROBE_MODELS, else models/]",
+)
+@click.option("--operating-point", metavar="NAME", help="Threshold that opens a finding.  [default: the pair's own]")
+@click.option(
+    "--min-duration",
+    "min_duration_s",
+    default=_DEFAULTS.min_duration_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="Shorter findings are dropped.",
+)
+@click.option(
+    "--join-gap",
+    "join_gap_s",
+    default=_DEFAULTS.join_gap_s,
+    show_default=True,
+    metavar="SECONDS",
+    help="Findings no farther apart become one.",
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders of folders.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N; no silent fall-back.")
-@click.option("--variant", type=click.Choice(["fp32", "fp16", "int8"]), help="[default: the fastest for the device]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:INDEX; used or refused.")
+@click.option(
+    "--variant",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Precision.  [default: int8 on a CPU, fp16 on a GPU, where the pair has it, else fp32]",
+)
+@click.pass_context
 def command(
+    ctx: click.Context,
     paths: tuple[Path, ...],
     out: Path,
     every_s: float,
@@ -37,63 +80,126 @@ def command(
     device: str,
     variant: str | None,
 ) -> None:
-    """Score inspection videos and write the findings of each to OUT.
+    """Score inspection videos: files, or folders of them. Writes a folder per video and a summary to OUT.
 
-    PATHS are video files or folders of them. A video that cannot be read is reported and the others go on; a video
-    that is done is not scored again. Exits with 0 if all went well, 1 if a video failed, 2 on wrong usage.
+    A finding opens at a frame whose score reaches the operating point's threshold and closes 0.8 logits below it.
+    The videos are only read. A video that is done is not scored again, unless it, the pair or a setting has
+    changed; one that cannot be read is reported and the others go on. The exit code is 0 if all were scored
+    completely, 1 if some were not, 2 if nothing could be started.
 
     \b
-    Example:
+    Examples:
       pipeprobe videos inspections/ --out findings/
       pipeprobe videos run-17.mpg --out findings/ --every 0.2 --operating-point recall_95
     """
-    from serving.pair import find_pair, models_root
-    from serving.progress import track_progress
-    from serving.scorer import Scorer
-    from serving.videos import VideoSettings, find_videos, score_videos
-
     settings = VideoSettings(
         every_s=every_s, operating_point=operating_point, min_duration_s=min_duration_s, join_gap_s=join_gap_s
     )
     videos = find_videos(paths, recursive=recursive)
-    scorer = Scorer(find_pair(models or models_root(), pair_name), device=device, variant=variant)
-    with track_progress("videos", total=len(videos), unit="videos") as advance:
+    pair = find_pair(models or models_root(), pair_name)
+    scorer = Scorer(pair, device=device, variant=variant)
+    verify_golden(scorer)
+    with _Bars(len(videos)) as bars:
         results = score_videos(
             videos,
             out,
             scorer,
             settings,
-            on_sample=lambda video, time_s: advance(0, note=f"{video.name} {clock_time(time_s)}"),
-            on_done=lambda result: advance(1),
+            on_start=bars.on_start,
+            on_sample=bars.on_sample,
+            on_done=bars.on_done,
         )
-    _print_results(results)
-    click.echo(f"written to {out}/")
-    if any(result.status == "failed" for result in results):
-        raise SystemExit(1)
+    point = pair.manifest.operating_point(operating_point)
+    _print_table(
+        results,
+        f"{pair.name} {pair.version} ({scorer.variant} on {scorer.device}), "
+        f"{point.name}: a finding opens at {point.threshold:.3f}",
+    )
+    click.echo(f"written to {out}")
+    ctx.exit(_report_failures(results))
 
 
-def _print_results(results: list[VideoResult]) -> None:
-    table = Table()
-    table.add_column("video", overflow="fold")
+class _Bars:
+    """Two bars on stderr, where a person looks: videos done, and the way through the current one in frames/s."""
+
+    def __init__(self, n_videos: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._all = self._progress.add_task("videos", total=n_videos, note=f"0/{n_videos}")
+        self._one = self._progress.add_task("", total=None, note="", visible=False)
+        self._n_videos = n_videos
+        self._done = 0
+        self._frames = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_start(self, video: Path, info: VideoInfo) -> None:
+        self._frames = 0
+        self._progress.reset(
+            self._one, total=info.duration_s, description=escape(video.name), visible=True, note="decoding"
+        )
+
+    def on_sample(self, video: Path, time_s: float) -> None:
+        self._frames += 1
+        elapsed_s = self._progress.tasks[self._one].elapsed or 0.0
+        rate = f", {self._frames / elapsed_s:.0f} frames/s" if elapsed_s > 0.5 else ""
+        self._progress.update(self._one, completed=time_s, note=f"{clock_time(time_s)}{rate}")
+
+    def on_done(self, result: VideoResult) -> None:
+        self._done += 1
+        self._progress.update(self._all, completed=self._done, note=f"{self._done}/{self._n_videos}")
+        self._progress.update(self._one, visible=False)
+
+
+def _print_table(results: Sequence[VideoResult], title: str) -> None:
+    console = Console(soft_wrap=True)
+    table = Table(title=title, title_justify="left")
+    any_corrupt = any(each.frames_corrupt for each in results)
+    table.add_column("video", overflow="fold", min_width=12)
     table.add_column("status")
-    for heading in ("findings", "peak score", "length", "frames", "corrupt", "seconds"):
+    for heading in ("findings", "peak", "length", "frames", "frames/s", *(["corrupt"] if any_corrupt else [])):
         table.add_column(heading, justify="right")
-    for result in results:
-        if result.status == "failed":
-            table.add_row(Path(result.video).name, "[red]failed[/]", *[""] * 6)
+    for each in results:
+        name = escape(Path(each.video).name)  # a name may hold [brackets], which rich takes for its own markup
+        if each.status == "failed":
+            table.add_row(name, "[magenta]failed[/]")
             continue
         table.add_row(
-            Path(result.video).name,
-            result.status,
-            str(result.findings),
-            f"{result.peak_score:.3f}",
-            clock_time(result.duration_s or 0),
-            str(result.frames_sampled),
-            str(result.frames_corrupt),
-            f"{result.seconds_taken:.1f}",
+            name,
+            each.status if each.complete else f"[magenta]{each.status}, incomplete[/]",
+            f"[red]{each.findings}[/]" if each.findings else "[green]0[/]",
+            f"{each.peak_score:.3f}",
+            clock_time(each.duration_s or 0.0),
+            str(each.frames_sampled),
+            f"{each.frames_sampled / each.seconds_taken:.0f}" if each.seconds_taken else "",
+            *([str(each.frames_corrupt)] if any_corrupt else []),
         )
-    console = Console()
     console.print(table)
-    for result in results:
-        if result.status == "failed":
-            console.print(f"[red]{result.reason}[/]")
+
+
+def _report_failures(results: Sequence[VideoResult]) -> int:
+    """Name on standard error every video that was not scored from start to end; the exit code."""
+    for each in results:
+        if each.status == "failed":
+            click.echo(f"error: {each.reason}", err=True)
+        elif not each.complete:
+            click.echo(f"warning: {each.video} {each.reason}", err=True)
+    failed = sum(each.status == "failed" for each in results)
+    if failed:
+        click.echo(f"{failed} of {len(results)} videos could not be scored", err=True)
+    return 0 if all(each.complete for each in results) else 1

@@ -13,6 +13,8 @@ from serving.formats.observation import Observation
 SCHEMA = "pipeprobe-findings/1"
 
 
-def write_findings(path: Path, about: Mapping[str, Any], observations: Iterable[Observation]) -> None:
-    """Write `about` (video, pair, settings, counts) and the observations under `findings`."""
-    write_json_atomic(path, {"schema": SCHEMA, **about, "findings": [asdict(o) for o in observations]})
+def write_findings(path: Path, about: Mapping[str, Any], observations: Iterable[Observation]) -> dict[str, Any]:
+    """Write `about` (video, pair, settings, counts) with the observations under `findings`; returns the document."""
+    document = {"schema": SCHEMA, **about, "findings": [asdict(each) for each in observations]}
+    write_json_atomic(path, document)
+    return document
