@@ -127,8 +127,16 @@ def test_a_schedule_without_warmup_and_one_that_is_all_warmup() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "sgd"}, {"lr": 0.0}, {"lr": float("nan")}, {"weight_decay": -1.0}, {"momentum": 1.0}]
-    + [{"betas": (0.9, 1.0)}, {"clip_grad_norm": 0.0}, {"warmup_epochs": -1}],
+    [
+        {"name": "sgd"},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"weight_decay": -1.0},
+        {"momentum": 1.0},
+        {"betas": (0.9, 1.0)},
+        {"clip_grad_norm": 0.0},
+        {"warmup_epochs": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -224,8 +224,16 @@ def test_only_uint8_frames_are_taken(frames: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"size": 0}, {"count": 0}, {"flip": 1.5}, {"crop_scale": (0.0, 1.0)}, {"crop_scale": (0.1, 1.1)}]
-    + [{"crop_ratio": (1.2, 1.5)}, {"blur_sigma": (2.0, 1.0)}, {"grey_p": -0.1}],
+    [
+        {"size": 0},
+        {"count": 0},
+        {"flip": 1.5},
+        {"grey_p": -0.1},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.1, 1.1)},
+        {"crop_ratio": (1.2, 1.5)},
+        {"blur_sigma": (2.0, 1.0)},
+    ],
 )
 def test_views_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="view"):
