@@ -33,6 +33,10 @@ class Interval:
         if not self.start_s <= self.end_s:
             raise ValueError(f"an interval must not end before it starts, got {self.start_s} to {self.end_s}")
 
+    def overlaps(self, other: HasInterval, tolerance_s: float) -> bool:
+        """Whether no more than `tolerance_s` lies between the two."""
+        return _between_s(self, other) <= tolerance_s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matching:

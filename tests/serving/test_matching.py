@@ -42,6 +42,12 @@ def test_merging_joins_what_overlaps_or_lies_close() -> None:
     assert merge_intervals(spans, gap_s=0.5) == intervals((0, 6))
 
 
+def test_overlapping_is_what_matching_asks_for() -> None:
+    (interval,) = intervals((2, 3))
+    for start, end, tolerance_s, overlaps in ((0, 2, 0, True), (3.5, 4, 0.5, True), (3.5, 4, 0.4, False)):
+        assert interval.overlaps(Interval(start_s=start, end_s=end), tolerance_s) == overlaps
+
+
 def test_impossible_input_is_refused() -> None:
     with pytest.raises(ValueError, match="end before"):
         Interval(start_s=2, end_s=1)
