@@ -1,0 +1,55 @@
+"""Inspection videos: read back as they were written, with a truth that matches the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from serving.errors import ConfigError
+from training.simulator.inspections import InspectionsConfig, simulate_inspections
+from training.simulator.truth import true_findings
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg2", ".mpg"), ("h264", ".mp4")])
+def test_videos_are_pal_and_as_long_as_their_truth_says(codec: str, suffix: str, tmp_path: Path) -> None:
+    config = InspectionsConfig(count=1, duration_s=2.0, seed=5, codec=codec)
+    (truth,) = simulate_inspections(config, tmp_path)
+    written = json.loads((tmp_path / "inspection-000.truth.json").read_text())
+    assert written["video"] == f"inspection-000{suffix}"
+    assert len(written["track"]) == 20
+    with av.open(str(tmp_path / written["video"])) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        assert (stream.codec_context.width, stream.codec_context.height) == (720, 576)
+        assert stream.codec_context.sample_aspect_ratio == 16 / 15 or float(
+            stream.codec_context.sample_aspect_ratio
+        ) == pytest.approx(16 / 15)
+    assert len(frames) == truth.frames == 50
+    if codec == "mpeg2":
+        assert frames[0].interlaced_frame
+    assert not list(tmp_path.glob(".partial*"))
+    with pytest.raises(ConfigError, match="exists"):
+        simulate_inspections(config, tmp_path)
+
+
+def test_true_findings_join_short_gaps_and_keep_their_peak() -> None:
+    times = np.arange(20) / 5
+    shares = np.zeros((20, 17))
+    shares[[3, 4, 6, 7], 0] = (0.01, 0.03, 0.02, 0.01)
+    shares[15:18, 4] = 0.05
+    findings = true_findings(times, times * 0.1, shares)
+    assert [(f.code, f.start_s, f.end_s, f.peak_s) for f in findings] == [
+        ("RB", 0.6, 1.6, 0.8),
+        ("FS", 3.0, 3.6, 3.0),
+    ]
+    assert findings[0].start_m == pytest.approx(0.06)
+
+
+def test_wrong_settings_are_refused() -> None:
+    for wrong in ({"codec": "vhs"}, {"duration_s": 0.5}, {"count": 0}, {"bitrate_kbps": 3}):
+        with pytest.raises(ConfigError, match="simulate inspections"):
+            InspectionsConfig(**{"count": 1, "duration_s": 4.0, **wrong})  # type: ignore[arg-type]
