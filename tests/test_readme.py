@@ -43,7 +43,12 @@ def reader() -> dict[str, str]:
     """The environment of a reader: this environment's scripts first on the PATH, a free port for the service."""
     port = free_port()
     scripts = Path(sys.executable).parent
-    return os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}", "PORT": str(port), "COLUMNS": "100", "BENTOML_DO_NOT_TRACK": "True"}
+    return os.environ | {
+        "PATH": f"{scripts}:{os.environ['PATH']}",
+        "PORT": str(port),
+        "COLUMNS": "100",
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
 
 
 def test_readme_has_commands() -> None:

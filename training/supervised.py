@@ -30,6 +30,7 @@ from training.data.pack import Pack
 from training.metrics import Estimate, evaluate
 from training.probe import describe_pack
 from training.provenance import provenance
+from training.runs import CONFIG, save_encoder
 
 RESULT = "supervised.json"
 
@@ -115,7 +116,8 @@ def train_supervised(
     """Train on the labelled frames of one pack and measure on another; `SupervisedConfig` has the rest.
 
     Args:
-        out: folder for supervised.json (settings, data, metrics, provenance); None writes nothing.
+        out: run folder, for supervised.json (settings, data, metrics, provenance), config.json and encoder.pt; None
+            writes nothing.
 
     Raises:
         DataError: the packs' sizes differ, or a class is missing.
@@ -146,6 +148,10 @@ def train_supervised(
         packs = {"train": describe_pack(train_pack), "val": describe_pack(val_pack)}
         record = {"config": asdict(config), "data": packs, "result": asdict(result), **provenance(command)}
         write_json_atomic(out / RESULT, record)
+        # A baseline is a run like any other: its encoder can be probed and exported.
+        run_config = {"method": "supervised", "image_size": train_pack.size, **asdict(config)}
+        write_json_atomic(out / CONFIG, run_config)
+        save_encoder(out, model.encoder)
     return result
 
 
