@@ -52,9 +52,8 @@ def test_pretraining_beats_an_untrained_encoder(workshop: Path) -> None:
 def test_bento_of_the_pair_scores_over_http(workshop: Path, tmp_path: Path) -> None:
     bento = build_bento(models=workshop / "models", home=tmp_path / "bentoml")
     frames = sorted((workshop / "frames" / "valid").glob("*.png"))[:16]
-    scored = json.loads(
-        run_script("pipeprobe", "score", *frames, "--models", workshop / "models", "--json", "-", cwd=tmp_path)
-    )
+    lines = run_script("pipeprobe", "score", *frames, "--json", "-", cwd=tmp_path, models=workshop / "models")
+    scored = [json.loads(line) for line in lines.splitlines()]
     with live_service(bento=bento) as url:
         answers = [httpx.post(f"{url}/v1/score", content=f.read_bytes(), timeout=30).json() for f in frames]
     assert [a["pair"] for a in answers] == ["simclr-resnet18"] * len(frames)

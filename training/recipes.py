@@ -2,7 +2,8 @@
 
 The axis `optim` holds two suspicions about the study (Otero, Mateus, Balestriero 2024): "paper" is what it states,
 "recommended" is what the methods' authors and later work advise. They differ for SimCLR on ViT-Tiny, where the
-study's LARS is known to collapse and AdamW is usual.
+study's LARS is known to collapse and AdamW is usual. "short" is for runs of a few thousand steps, as a CPU affords:
+LARS with its published rate hardly leaves the initial weights in so few, AdamW does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints
 
 from serving.errors import ConfigError
 from training.backbones import ENCODERS
@@ -19,7 +20,7 @@ from training.methods import METHODS, MethodConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 
-Axis = Literal["paper", "recommended"]
+Axis = Literal["paper", "recommended", "short"]
 Precision = Literal["bf16", "fp32"]
 
 # Learning rates are stated for this batch and scale linearly with it (Goyal et al. 2017).
@@ -27,6 +28,29 @@ REFERENCE_BATCH = 256
 # Published runs warm up over 10 epochs of 100 and more; shorter ones over the same share.
 WARMUP_EPOCHS = 10.0
 WARMUP_SHARE = 0.1
+
+# The greatest learning rate and its schedule, from batch size / REFERENCE_BATCH and the epochs of warm-up.
+OptimiserRecipe = Callable[[float, float], OptimConfig]
+
+
+class RunSettings(TypedDict, total=False):
+    """What every recipe leaves to its user.
+
+    Attributes:
+        epochs: passes over the pack, 100 unless told.
+        batch_size: frames a step, 256 unless told; learning rates scale with it.
+        seed: of weights, order and views, 0 unless told.
+        precision: of the forward pass, bf16 unless told.
+        view_size: side of the augmented views in pixels, that of the frames unless told. A convolutional encoder
+            may be shown smaller views: they cost less, and since crops of them show things larger than the whole
+            frame does, they bring what is learned nearer to the scale at which it is used (Touvron et al. 2019).
+    """
+
+    epochs: int
+    batch_size: int
+    seed: int
+    precision: Precision
+    view_size: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +66,7 @@ class PretrainConfig:
         epochs: passes over the pack.
         seed: of weights, order, views and whatever the method draws.
         optim: optimiser and schedule.
-        axis: which of the recipe's two optimiser settings it is.
+        axis: which of the recipe's optimiser settings it is.
         precision: of the forward pass; weights, losses and optimiser are float32 always.
     """
 
@@ -90,59 +114,21 @@ class PretrainConfig:
         return config
 
 
-def simclr_resnet18(
-    *,
-    image_size: int,
-    epochs: int = 100,
-    batch_size: int = 256,
-    seed: int = 0,
-    optim: Axis = "recommended",
-    precision: Precision = "bf16",
-) -> PretrainConfig:
-    """SimCLR on ResNet-18: LARS 0.3 B/256, trust 0.02 clipped, decay 1e-4; the same on both axes."""
-    return PretrainConfig(
-        method="simclr",
-        method_config=SimCLRConfig(views=symmetric_views(image_size)),
-        encoder="resnet18",
-        image_size=image_size,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        optim=_lars(epochs, batch_size),
-        axis=optim,
-        precision=precision,
-    )
+def simclr_resnet18(*, image_size: int, optim: Axis = "recommended", **run: Unpack[RunSettings]) -> PretrainConfig:
+    """SimCLR on ResNet-18: LARS 0.3 B/256, trust 0.02 clipped, decay 1e-4, on the axes "paper" and "recommended";
+    AdamW 2e-3 B/256, decay 1e-4, on "short"."""
+    return _simclr("resnet18", image_size, optim, run, {"paper": _lars, "recommended": _lars, "short": _short_adamw})
 
 
-def simclr_vit_tiny(
-    *,
-    image_size: int,
-    epochs: int = 100,
-    batch_size: int = 256,
-    seed: int = 0,
-    optim: Axis = "recommended",
-    precision: Precision = "bf16",
-) -> PretrainConfig:
-    """SimCLR on ViT-Tiny: recommended AdamW 5e-4 B/256 with decay 0.05; the study's LARS on the axis "paper"."""
-    _check_choice("optim", optim, get_args(Axis))
-    adamw = OptimConfig(
-        name="adamw",
-        lr=5e-4 * batch_size / REFERENCE_BATCH,
-        weight_decay=0.05,
-        warmup_epochs=_warmup_epochs(epochs),
-    )
-    return PretrainConfig(
-        method="simclr",
-        method_config=SimCLRConfig(views=symmetric_views(image_size)),
-        encoder="vit_tiny",
-        image_size=image_size,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        optim=_lars(epochs, batch_size) if optim == "paper" else adamw,
-        axis=optim,
-        precision=precision,
-    )
+def simclr_vit_tiny(*, image_size: int, optim: Axis = "recommended", **run: Unpack[RunSettings]) -> PretrainConfig:
+    """SimCLR on ViT-Tiny: AdamW 5e-4 B/256 with decay 0.05; the study's LARS on the axis "paper".
+
+    Raises:
+        ConfigError: `view_size` differs from `image_size`: its position embedding is for one size.
+    """
+    if run.get("view_size") not in (None, image_size):
+        raise ConfigError(f"vit_tiny takes views of the frames' own size, {image_size} px, not {run['view_size']} px")
+    return _simclr("vit_tiny", image_size, optim, run, {"paper": _lars, "recommended": _adamw, "short": _adamw})
 
 
 RECIPES: dict[tuple[str, str], Callable[..., PretrainConfig]] = {
@@ -151,13 +137,35 @@ RECIPES: dict[tuple[str, str], Callable[..., PretrainConfig]] = {
 }
 
 
-def _lars(epochs: int, batch_size: int) -> OptimConfig:
-    return OptimConfig(
-        name="lars",
-        lr=0.3 * batch_size / REFERENCE_BATCH,
-        weight_decay=1e-4,
-        warmup_epochs=_warmup_epochs(epochs),
+def _simclr(
+    encoder: str, image_size: int, axis: Axis, run: RunSettings, optimisers: Mapping[Axis, OptimiserRecipe]
+) -> PretrainConfig:
+    _check_choice("optim", axis, optimisers)
+    epochs, batch_size = run.get("epochs", 100), run.get("batch_size", REFERENCE_BATCH)
+    return PretrainConfig(
+        method="simclr",
+        method_config=SimCLRConfig(views=symmetric_views(run.get("view_size") or image_size)),
+        encoder=encoder,
+        image_size=image_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=run.get("seed", 0),
+        optim=optimisers[axis](batch_size / REFERENCE_BATCH, _warmup_epochs(epochs)),
+        axis=axis,
+        precision=run.get("precision", "bf16"),
     )
+
+
+def _lars(batch_share: float, warmup_epochs: float) -> OptimConfig:
+    return OptimConfig(name="lars", lr=0.3 * batch_share, weight_decay=1e-4, warmup_epochs=warmup_epochs)
+
+
+def _adamw(batch_share: float, warmup_epochs: float) -> OptimConfig:
+    return OptimConfig(name="adamw", lr=5e-4 * batch_share, weight_decay=0.05, warmup_epochs=warmup_epochs)
+
+
+def _short_adamw(batch_share: float, warmup_epochs: float) -> OptimConfig:
+    return OptimConfig(name="adamw", lr=2e-3 * batch_share, weight_decay=1e-4, warmup_epochs=warmup_epochs)
 
 
 def _warmup_epochs(epochs: int) -> float:

@@ -10,12 +10,18 @@ from pathlib import Path
 MODULES = {"pipeprobe": "serving", "pipeprobe-train": "training"}
 
 
-def run_script(script: str, *arguments: str | Path, cwd: Path, timeout_s: float = 240) -> str:
-    """Run `pipeprobe` or `pipeprobe-train`; returns stdout, fails the test with the output on a bad exit."""
+def run_script(
+    script: str, *arguments: str | Path, cwd: Path, models: Path | None = None, timeout_s: float = 240
+) -> str:
+    """Run `pipeprobe` or `pipeprobe-train`, with the pairs under `models` if given.
+
+    Returns stdout, and fails the test with the output on a bad exit.
+    """
+    pairs = {"PIPEPROBE_MODELS": str(models)} if models else {}
     result = subprocess.run(
         [sys.executable, "-m", MODULES[script], *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"COLUMNS": "120"},
+        env=os.environ | {"COLUMNS": "120"} | pairs,
         capture_output=True,
         text=True,
         timeout=timeout_s,

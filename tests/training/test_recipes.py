@@ -32,12 +32,26 @@ def test_the_axis_changes_the_optimiser_of_the_vit_alone() -> None:
     assert resnets[0].optim == resnets[1].optim
 
 
+def test_the_short_axis_takes_adamw() -> None:
+    for recipe in RECIPES.values():
+        assert recipe(image_size=112, optim="short").optim.name == "adamw"
+    assert simclr_resnet18(image_size=112, batch_size=64, optim="short").optim.lr == pytest.approx(5e-4)
+
+
+def test_views_may_be_smaller_than_frames_for_the_resnet_alone() -> None:
+    config = simclr_resnet18(image_size=112, view_size=64)
+    assert (config.image_size, [view.size for view in config.method_config.views.views]) == (112, [64])
+    assert simclr_vit_tiny(image_size=112, view_size=112) == simclr_vit_tiny(image_size=112)
+    with pytest.raises(ConfigError, match="own size, 112 px, not 64 px"):
+        simclr_vit_tiny(image_size=112, view_size=64)
+
+
 def test_short_runs_warm_up_over_a_tenth() -> None:
     assert simclr_resnet18(image_size=112, epochs=20).optim.warmup_epochs == pytest.approx(2)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.__name__)
-@pytest.mark.parametrize("axis", ["paper", "recommended"])
+@pytest.mark.parametrize("axis", ["paper", "recommended", "short"])
 def test_a_config_survives_json(recipe: Any, axis: str) -> None:
     config = recipe(image_size=96, epochs=3, batch_size=64, seed=7, optim=axis, precision="fp32")
     assert PretrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
@@ -63,7 +77,7 @@ def test_whole_numbers_are_taken_for_fractions() -> None:
         ("optim.betas", [0.9], "2 entries"),
         ("optim", [], "JSON object"),
         ("precision", "fp8", "bf16, fp32"),
-        ("axis", "best", "paper, recommended"),
+        ("axis", "best", "paper, recommended, short"),
         ("method", "jigsaw", "simclr"),
         ("encoder", "resnet50", "resnet18"),
         ("method_config.views.views.0.jitter.hue", 0.4, "hue must lie"),

@@ -22,16 +22,17 @@ from training.methods import METHODS
 from training.recipes import RECIPES, Axis, Precision, PretrainConfig
 from training.runs import CONFIG, read_json
 
-# Options that a run's config fixes, by the key of the config that holds them.
-CONFIG_KEYS = {
-    "method": "method",
-    "encoder": "encoder",
-    "epochs": "epochs",
-    "batch_size": "batch_size",
-    "image_size": "image_size",
-    "seed": "seed",
-    "optim": "axis",
-    "precision": "precision",
+# Options that a run's config fixes, by where the config holds them.
+CONFIG_KEYS: dict[str, tuple[str | int, ...]] = {
+    "method": ("method",),
+    "encoder": ("encoder",),
+    "epochs": ("epochs",),
+    "batch_size": ("batch_size",),
+    "image_size": ("image_size",),
+    "view_size": ("method_config", "views", "views", 0, "size"),
+    "seed": ("seed",),
+    "optim": ("axis",),
+    "precision": ("precision",),
 }
 
 
@@ -41,14 +42,19 @@ CONFIG_KEYS = {
 @click.option("--encoder", default="resnet18", show_default=True, type=click.Choice(list(ENCODERS)))
 @click.option("--epochs", default=100, show_default=True, help="Passes over the pack.")
 @click.option("--batch-size", default=256, show_default=True, help="Frames a step; the learning rate scales with it.")
-@click.option("--image-size", type=int, help="Side of the views in pixels.  [default: that of the pack]")
+@click.option("--image-size", type=int, help="Side of the frames in pixels.  [default: that of the pack]")
+@click.option(
+    "--view-size",
+    type=int,
+    help="Side of the augmented views in pixels; smaller ones are cheaper, resnet18 only.  [default: image size]",
+)
 @click.option("--seed", default=0, show_default=True, help="Of weights, order and views.")
 @click.option(
     "--optim",
     default="recommended",
     show_default=True,
     type=click.Choice(get_args(Axis)),
-    help="Optimiser of the study, or the one that the method's authors advise.",
+    help="Optimiser of the study; what the method's authors advise; or one for runs of a few thousand steps.",
 )
 @click.option(
     "--precision",
@@ -81,7 +87,8 @@ def command(
 
     \b
     Examples:
-      pipeprobe-train pretrain packs/train --encoder resnet18 --epochs 20 --out runs/simclr
+      pipeprobe-train pretrain packs/train --encoder resnet18 --epochs 200 --out runs/simclr
+      pipeprobe-train pretrain packs/train --optim short --view-size 64 --batch-size 64 --epochs 40 --out runs/cpu
       pipeprobe-train pretrain packs/train --out runs/simclr --resume
     """
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
@@ -118,15 +125,19 @@ def _config_from_recipe(pack: Pack, settings: dict[str, Any]) -> PretrainConfig:
 def _config_of_run(context: click.Context, run: Path) -> PretrainConfig:
     """The config in the run folder; options that were typed must agree with it."""
     saved = read_json(run / CONFIG)
-    for option, key in CONFIG_KEYS.items():
+    config = PretrainConfig.from_json(saved)
+    for option, keys in CONFIG_KEYS.items():
         typed = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
-        if typed and context.params[option] != saved.get(key):
+        value: Any = saved
+        for key in keys:
+            value = value[key]
+        if typed and context.params[option] != value:
             flag = f"--{option.replace('_', '-')}"
             raise ConfigError(
-                f"{run} was started with {flag} {saved.get(key)}, not {context.params[option]}: a run cannot change "
+                f"{run} was started with {flag} {value}, not {context.params[option]}: a run cannot change "
                 f"its config; leave {flag} out, or start a new run"
             )
-    return PretrainConfig.from_json(saved)
+    return config
 
 
 def _print_summary(summary: Summary) -> None:
