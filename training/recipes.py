@@ -4,6 +4,9 @@ The axis `optim` holds two suspicions about the study (Otero, Mateus, Balestrier
 "recommended" is what the methods' authors and later work advise. They differ for SimCLR on ViT-Tiny, where the
 study's LARS is known to collapse and AdamW is usual. "short" is for runs of a few thousand steps, as a CPU affords:
 LARS with its published rate hardly leaves the initial weights in so few, AdamW does.
+
+The axis `views` is about what two views of a frame share: "published" are those of the method, made for pictures with
+one large object; "inspection" are milder, for frames whose defects are small.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ from typing import Any, Literal, TypedDict, Union, Unpack, get_args, get_origin,
 
 from serving.errors import ConfigError
 from training.backbones import ENCODERS
-from training.data.augment import symmetric_views
+from training.data.augment import ViewSpec, inspection_views, symmetric_views
 from training.methods import METHODS, MethodConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 
 Axis = Literal["paper", "recommended", "short"]
+Views = Literal["published", "inspection"]
 Precision = Literal["bf16", "fp32"]
 
 # Learning rates are stated for this batch and scale linearly with it (Goyal et al. 2017).
@@ -32,6 +36,11 @@ WARMUP_SHARE = 0.1
 # The greatest learning rate and its schedule, from batch size / REFERENCE_BATCH and the epochs of warm-up.
 OptimiserRecipe = Callable[[float, float], OptimConfig]
 
+SYMMETRIC_VIEWS: dict[Views, Callable[[int], ViewSpec]] = {
+    "published": symmetric_views,
+    "inspection": inspection_views,
+}
+
 
 class RunSettings(TypedDict, total=False):
     """What every recipe leaves to its user.
@@ -41,6 +50,7 @@ class RunSettings(TypedDict, total=False):
         batch_size: frames a step, 256 unless told; learning rates scale with it.
         seed: of weights, order and views, 0 unless told.
         precision: of the forward pass, bf16 unless told.
+        views: see the module, "published" unless told.
         view_size: side of the augmented views in pixels, that of the frames unless told. A convolutional encoder
             may be shown smaller views: they cost less, and since crops of them show things larger than the whole
             frame does, they bring what is learned nearer to the scale at which it is used (Touvron et al. 2019).
@@ -50,6 +60,7 @@ class RunSettings(TypedDict, total=False):
     batch_size: int
     seed: int
     precision: Precision
+    views: Views
     view_size: int | None
 
 
@@ -67,6 +78,7 @@ class PretrainConfig:
         seed: of weights, order, views and whatever the method draws.
         optim: optimiser and schedule.
         axis: which of the recipe's optimiser settings it is.
+        views: which of the recipe's views they are.
         precision: of the forward pass; weights, losses and optimiser are float32 always.
     """
 
@@ -79,12 +91,14 @@ class PretrainConfig:
     seed: int
     optim: OptimConfig
     axis: Axis
+    views: Views
     precision: Precision
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
         _check_choice("encoder", self.encoder, ENCODERS)
         _check_choice("axis", self.axis, get_args(Axis))
+        _check_choice("views", self.views, get_args(Views))
         _check_choice("precision", self.precision, get_args(Precision))
         if type(self.method_config) is not METHODS[self.method].Config:
             raise ConfigError(f"{self.method} does not take a {type(self.method_config).__name__}")
@@ -142,9 +156,11 @@ def _simclr(
 ) -> PretrainConfig:
     _check_choice("optim", axis, optimisers)
     epochs, batch_size = run.get("epochs", 100), run.get("batch_size", REFERENCE_BATCH)
+    views = run.get("views", "published")
+    _check_choice("views", views, SYMMETRIC_VIEWS)
     return PretrainConfig(
         method="simclr",
-        method_config=SimCLRConfig(views=symmetric_views(run.get("view_size") or image_size)),
+        method_config=SimCLRConfig(views=SYMMETRIC_VIEWS[views](run.get("view_size") or image_size)),
         encoder=encoder,
         image_size=image_size,
         batch_size=batch_size,
@@ -152,6 +168,7 @@ def _simclr(
         seed=run.get("seed", 0),
         optim=optimisers[axis](batch_size / REFERENCE_BATCH, _warmup_epochs(epochs)),
         axis=axis,
+        views=views,
         precision=run.get("precision", "bf16"),
     )
 

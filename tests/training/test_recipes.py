@@ -46,6 +46,14 @@ def test_views_may_be_smaller_than_frames_for_the_resnet_alone() -> None:
         simclr_vit_tiny(image_size=112, view_size=64)
 
 
+def test_inspection_views_crop_and_jitter_less() -> None:
+    published, inspection = (simclr_resnet18(image_size=96, views=views) for views in ("published", "inspection"))
+    (strong,), (mild,) = (config.method_config.views.views for config in (published, inspection))
+    assert (strong.crop_scale[0], mild.crop_scale[0]) == (0.08, 0.2)
+    assert mild.jitter.brightness < strong.jitter.brightness
+    assert replace(inspection, views="published", method_config=published.method_config) == published
+
+
 def test_short_runs_warm_up_over_a_tenth() -> None:
     assert simclr_resnet18(image_size=112, epochs=20).optim.warmup_epochs == pytest.approx(2)
 
@@ -77,6 +85,7 @@ def test_whole_numbers_are_taken_for_fractions() -> None:
         ("optim.betas", [0.9], "2 entries"),
         ("optim", [], "JSON object"),
         ("precision", "fp8", "bf16, fp32"),
+        ("views", "wild", "published, inspection"),
         ("axis", "best", "paper, recommended, short"),
         ("method", "jigsaw", "simclr"),
         ("encoder", "resnet50", "resnet18"),

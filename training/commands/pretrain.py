@@ -19,7 +19,7 @@ from training.commands.options import typed_command
 from training.data.pack import Pack, open_pack
 from training.loop import LoopOptions, Summary, pretrain
 from training.methods import METHODS
-from training.recipes import RECIPES, Axis, Precision, PretrainConfig
+from training.recipes import RECIPES, Axis, Precision, PretrainConfig, Views
 from training.runs import CONFIG, read_json
 
 # Options that a run's config fixes, by where the config holds them.
@@ -29,6 +29,7 @@ CONFIG_KEYS: dict[str, tuple[str | int, ...]] = {
     "epochs": ("epochs",),
     "batch_size": ("batch_size",),
     "image_size": ("image_size",),
+    "views": ("views",),
     "view_size": ("method_config", "views", "views", 0, "size"),
     "seed": ("seed",),
     "optim": ("axis",),
@@ -43,6 +44,13 @@ CONFIG_KEYS: dict[str, tuple[str | int, ...]] = {
 @click.option("--epochs", default=100, show_default=True, help="Passes over the pack.")
 @click.option("--batch-size", default=256, show_default=True, help="Frames a step; the learning rate scales with it.")
 @click.option("--image-size", type=int, help="Side of the frames in pixels.  [default: that of the pack]")
+@click.option(
+    "--views",
+    default="published",
+    show_default=True,
+    type=click.Choice(get_args(Views)),
+    help="Augmentation: the method's own, or one that keeps more of what inspectors look for.",
+)
 @click.option(
     "--view-size",
     type=int,
@@ -88,7 +96,7 @@ def command(
     \b
     Examples:
       pipeprobe-train pretrain packs/train --encoder resnet18 --epochs 200 --out runs/simclr
-      pipeprobe-train pretrain packs/train --optim short --view-size 64 --batch-size 64 --epochs 40 --out runs/cpu
+      pipeprobe-train pretrain packs/train --optim short --views inspection --view-size 64 --epochs 40 --out runs/cpu
       pipeprobe-train pretrain packs/train --out runs/simclr --resume
     """
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])

@@ -118,6 +118,17 @@ def symmetric_views(size: int) -> ViewSpec:
     return ViewSpec(views=(View(size=size, count=2),))
 
 
+def inspection_views(size: int) -> ViewSpec:
+    """Two views drawn alike, milder than SimCLR's.
+
+    A defect is small, and partly a matter of colour. Two crops of a twelfth of the frame each seldom both show it,
+    and a strong jitter hides a stain or a root; what is left to recognise a frame by is the pipe, not the defect.
+    """
+    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.02)
+    view = View(size=size, count=2, crop_scale=(0.2, 1.0), jitter=jitter, grey_p=0.1, blur_p=0.3)
+    return ViewSpec(views=(view,))
+
+
 def make_views(frames: Tensor, spec: ViewSpec, generator: torch.Generator) -> list[Tensor]:
     """Draw the views of `spec` for each frame.
 
