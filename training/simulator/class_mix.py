@@ -1,8 +1,8 @@
 """Which classes occur together, and how high the water stands: the real frequencies of Sewer-ML.
 
 The counts are facts read off every 16th annotation of Sewer-ML's train and val files (73,135 rows; Haurum and Moeslund,
-CVPR 2021), counting the rows that carry exactly that set of classes. Sets that occur fewer than 60 times are left out,
-with the exceptions at the end of the table.
+CVPR 2021), counting the rows that carry exactly that set of classes. All sets that occur more than 62 times are
+listed, and the rarer ones at the end of the table.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ SET_COUNTS: dict[str, int] = {
     "RB OB FS GR": 64,
     "OB FS RO OK": 62,
     "FS RO AF": 62,
-    # FO and OP reach 60 in hardly any set; their most frequent ones are kept, so that all 17 classes occur.
+    # FO and OP are in no frequent set; their most frequent ones are kept, so that all 17 classes occur.
     "FO": 43,
     "FS FO": 40,
     "RB FS FO": 17,

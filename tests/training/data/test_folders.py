@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 from support.datasets import draw_wall, write_folders
+from support.shared_data import shared_data
 
 from serving.errors import ConfigError, DataError
 from training.data.folders import FolderSplit, assign_parts, read_folders
 from training.data.near_duplicates import Groups, hash_picture, near_pairs
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-SHARED_DATA = Path(os.environ.get("PIPEPROBE_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 PARTS = ("train", "val", "test")
 
 
@@ -141,9 +139,7 @@ def test_refuses_what_cannot_be_split(tmp_path: Path) -> None:
 
 
 def test_real_concrete() -> None:
-    root = SHARED_DATA / "real_concrete"
-    if not root.is_dir():
-        pytest.skip(f"the photographs are not at {root}; PIPEPROBE_SHARED_DATA can say where they are")
+    root = shared_data("real_concrete")
     table = read_folders(root)
     sizes = np.bincount(table.inspections)
     assert (len(table), len(sizes), sizes.max()) == (700, 693, 2)

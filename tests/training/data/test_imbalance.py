@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.shared_data import shared_data
 
 from serving.errors import ConfigError, DataError
 from training.data.imbalance import defects_needed, draw_subset
 from training.data.sewer_ml import read_annotations
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-SHARED_DATA = Path(os.environ.get("PIPEPROBE_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 PROPORTIONS = (0.01, 0.02, 0.05, 0.15)
 
 
@@ -84,9 +80,7 @@ def test_refuses_what_the_split_cannot_give() -> None:
 
 @pytest.mark.parametrize("proportion", PROPORTIONS)
 def test_real_annotations(proportion: float) -> None:
-    path = SHARED_DATA / "sewer_ml_annotations" / "SewerML_Train.csv"
-    if not path.is_file():
-        pytest.skip(f"Sewer-ML's annotations are not at {path}; PIPEPROBE_SHARED_DATA can say where they are")
+    path = shared_data("sewer_ml_annotations/SewerML_Train.csv")
     labels = read_annotations(path).labels
     subset = draw_subset(labels, defect_proportion=proportion, seed=1)
     normals = int(np.count_nonzero(labels == 0))

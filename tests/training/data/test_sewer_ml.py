@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.datasets import write_rows, write_sewer_ml
+from support.shared_data import shared_data
 
 from serving.errors import DataError, TruncatedFrameError
 from training.data.classes import CLASS_CODES, CSV_COLUMNS
@@ -24,8 +24,6 @@ from training.data.sewer_ml import (
     read_sewer_ml,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-SHARED_DATA = Path(os.environ.get("PIPEPROBE_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 HEADER = ",".join(CSV_COLUMNS)
 NO_CLASSES = ",".join("0" for _ in CLASS_CODES)
 
@@ -152,9 +150,7 @@ def test_inspections_by_name_or_by_folder_and_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("split", "frames", "defects"), [("Train", 65_008, 34_092), ("Val", 8_127, 4_292)])
 def test_real_annotations(split: str, frames: int, defects: int) -> None:
-    path = SHARED_DATA / "sewer_ml_annotations" / f"SewerML_{split}.csv"
-    if not path.is_file():
-        pytest.skip(f"Sewer-ML's annotations are not at {path}; PIPEPROBE_SHARED_DATA can say where they are")
+    path = shared_data(f"sewer_ml_annotations/SewerML_{split}.csv")
     annotations = read_annotations(path)
     assert len(annotations.names) == frames
     assert int(annotations.labels.sum()) == defects
