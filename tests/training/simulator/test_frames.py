@@ -20,6 +20,11 @@ from training.simulator.labels import NEGLIGIBLE_SHARE, VISIBLE_SHARE
 CONFIG = FramesConfig(train=20, val=10, size=64, seed=3, masks=True, defect_share=0.4)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sim") / "frames"
@@ -33,14 +38,14 @@ def test_splits_have_the_exact_shares_and_no_pipe_in_common(data_set: Path) -> N
         table = read_sewer_ml(data_set, split)  # type: ignore[arg-type]
         assert len(table.names) == count
         assert int((table.labels == 1).sum()) == round(count * 0.4)
-        rows = csv.DictReader((data_set / "inspections.csv").open())
+        rows = read_rows(data_set / "inspections.csv")
         folder = {"train": "train", "val": "valid"}[split]
         inspections[split] = {r["Inspection"] for r in rows if r["Filename"].startswith(folder)}
     assert not inspections["train"] & inspections["val"]
 
 
 def test_tables_have_sewer_mls_columns_and_consistent_flags(data_set: Path) -> None:
-    rows = list(csv.DictReader((data_set / "SewerML_Train.csv").open()))
+    rows = read_rows(data_set / "SewerML_Train.csv")
     assert tuple(rows[0]) == CSV_COLUMNS
     for row in rows:
         defect = any(row[code] == "1" for code in CLASS_CODES)
@@ -49,7 +54,7 @@ def test_tables_have_sewer_mls_columns_and_consistent_flags(data_set: Path) -> N
 
 
 def test_labels_follow_from_the_masks_by_the_stated_rule(data_set: Path) -> None:
-    for row in csv.DictReader((data_set / "SewerML_Train.csv").open()):
+    for row in read_rows(data_set / "SewerML_Train.csv"):
         mask = np.asarray(Image.open(data_set / "masks" / "train" / row["Filename"]))
         shares = np.bincount(mask.ravel(), minlength=18)[1:] / mask.size
         shows = [code for code, share in zip(CLASS_CODES, shares, strict=True) if share >= VISIBLE_SHARE]
