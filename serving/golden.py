@@ -9,20 +9,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import PairInvalidError
-from serving.manifest import GOLDEN_FILE, Manifest
-
-if TYPE_CHECKING:
-    from serving.pair import Pair
-    from serving.scorer import Scores
-
-OUTPUTS = ("score", "logit", "embedding", "evidence")
-"""The outputs of every variant's graph, in order."""
+from serving.manifest import GOLDEN_FILE
+from serving.pair import Pair
+from serving.scorer import Scorer
 
 GOLDEN_ATOL: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 6e-2}
 """Largest accepted difference from the golden outputs, by variant.
@@ -41,18 +36,9 @@ class Golden:
     outputs: dict[str, dict[str, NDArray[np.float32]]]
 
 
-class GoldenScorer(Protocol):
-    """What `verify_golden` needs of a scorer."""
-
-    @property
-    def pair(self) -> Pair: ...
-    @property
-    def variant(self) -> str: ...
-    def score(self, frames: NDArray[np.uint8]) -> Scores: ...
-
-
-def load_golden_file(path: Path, manifest: Manifest) -> Golden:
+def load_golden(pair: Pair) -> Golden:
     """Read `golden.npz` without unpickling; `PairInvalidError` if arrays are missing or of other shapes."""
+    path, manifest = pair.path / GOLDEN_FILE, pair.manifest
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -76,7 +62,7 @@ def load_golden_file(path: Path, manifest: Manifest) -> Golden:
     return Golden(frames=frames, outputs=outputs)
 
 
-def verify_golden(scorer: GoldenScorer) -> dict[str, float]:
+def verify_golden(scorer: Scorer) -> dict[str, float]:
     """Re-score the golden frames and compare with `GOLDEN_ATOL`.
 
     Returns the largest deviation of each output (see `GOLDEN_ATOL` for its unit). Raises `PairInvalidError`
@@ -84,7 +70,7 @@ def verify_golden(scorer: GoldenScorer) -> dict[str, float]:
     exported.
     """
     pair = scorer.pair
-    golden = load_golden_file(pair.path / GOLDEN_FILE, pair.manifest)
+    golden = load_golden(pair)
     got = scorer.score(golden.frames)
     allowed = GOLDEN_ATOL[scorer.variant]
     deviations = {}

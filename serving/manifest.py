@@ -23,6 +23,9 @@ VariantName = Literal["fp32", "fp16", "int8"]
 
 SCHEMA_VERSION = 1
 GOLDEN_FILE = "golden.npz"
+
+OUTPUTS = ("score", "logit", "embedding", "evidence")
+"""The outputs of every variant's graph, in order."""
 VARIANT_NAMES: tuple[VariantName, ...] = ("fp32", "fp16", "int8")
 
 # No separators and no leading dot: such a name can neither leave its folder nor hide in it.

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from serving.durable import sha256_file, write_json_atomic
 from serving.errors import ConfigError, PairInvalidError, PairNotFoundError
-from serving.golden import GOLDEN_ATOL, Golden, load_golden_file, verify_golden
 from serving.manifest import (
     GOLDEN_FILE,
     JSON,
@@ -33,7 +32,6 @@ from serving.manifest import (
 )
 
 __all__ = [
-    "GOLDEN_ATOL",
     "GOLDEN_FILE",
     "INDEX_FILE",
     "JSON",
@@ -41,7 +39,6 @@ __all__ = [
     "MODELS_VARIABLE",
     "SCHEMA_VERSION",
     "Calibration",
-    "Golden",
     "Manifest",
     "Metric",
     "OperatingPoint",
@@ -49,11 +46,9 @@ __all__ = [
     "Variant",
     "VariantName",
     "find_pair",
-    "load_golden",
     "load_pair",
     "models_root",
     "pair_names",
-    "verify_golden",
     "write_index",
 ]
 
@@ -154,11 +149,6 @@ def write_index(models: Path, default: str) -> None:
     if default not in names:
         _raise_not_found(models, default)
     write_json_atomic(models / INDEX_FILE, {"default": default, "pairs": names})
-
-
-def load_golden(pair: Pair) -> Golden:
-    """The pair's reference frames and outputs; `PairInvalidError` if they do not fit its manifest."""
-    return load_golden_file(pair.path / GOLDEN_FILE, pair.manifest)
 
 
 def _read_json(path: Path) -> Any:

@@ -21,8 +21,7 @@ from serving.devices import (
     providers_for,
 )
 from serving.errors import DeviceError, PairInvalidError
-from serving.golden import OUTPUTS
-from serving.manifest import Manifest
+from serving.manifest import OUTPUTS, Manifest
 
 if TYPE_CHECKING:
     from serving.pair import Pair

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from serving.golden import OUTPUTS
-from serving.manifest import Calibration
+from serving.manifest import OUTPUTS, Calibration
 from training.backbones import Encoder
 from training.data.normalise import normalise
 from training.probe import LinearProbe

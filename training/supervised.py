@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from training.data.augment import Jitter, View, ViewSpec, make_views
 from training.data.normalise import normalise
 from training.data.pack import Pack
 from training.metrics import Estimate, evaluate
+from training.optim import parameter_groups
 from training.probe import describe_pack
 from training.provenance import provenance
 from training.runs import CONFIG, save_encoder
@@ -173,7 +173,7 @@ def _fit(
     device: str,
 ) -> list[float]:
     steps = max(1, len(places) // config.batch_size)
-    optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate)
+    optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
         max_lr=config.learning_rate,
@@ -226,13 +226,6 @@ def _step_loss(
     return functional.binary_cross_entropy_with_logits(
         logits.float(), targets, weight=normal + (defect - normal) * labels
     )
-
-
-def _parameter_groups(model: nn.Module, config: SupervisedConfig) -> list[dict[str, Any]]:
-    decayed = [p for name, p in model.named_parameters() if p.ndim > 1 and "pos_embed" not in name]
-    kept = {id(p) for p in decayed}
-    plain = [p for p in model.parameters() if id(p) not in kept]
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _batches(pack: Pack, order: NDArray[np.int64], batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from serving.formats.observation import clock_time
-from serving.pair import find_pair, models_root, verify_golden
+from serving.golden import verify_golden
+from serving.pair import find_pair, models_root
 from serving.scorer import Scorer
 from serving.video import VideoInfo
 from serving.videos import VideoResult, VideoSettings, find_videos, score_videos

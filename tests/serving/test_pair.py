@@ -16,12 +16,12 @@ from serving.errors import (
     PairInvalidError,
     PairNotFoundError,
 )
+from serving.golden import load_golden
 from serving.pair import (
     Manifest,
     OperatingPoint,
     Pair,
     find_pair,
-    load_golden,
     load_pair,
     models_root,
     pair_names,

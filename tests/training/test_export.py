@@ -15,7 +15,8 @@ from PIL import Image
 from support.toy_packs import ToyPack, toy_pack
 
 from serving.errors import ConfigError, DataError
-from serving.pair import find_pair, load_golden, load_pair
+from serving.golden import load_golden
+from serving.pair import find_pair, load_pair
 from serving.scorer import Scorer
 from training import export as module
 from training import runs

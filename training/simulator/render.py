@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 
 from training.simulator.camera import CameraPose, Light, pixel_rays, rotation
 from training.simulator.noise import ROWS_PER_RADIUS, draw_field
-from training.simulator.wall import Billboard, WallPainter
+from training.simulator.wall import Billboard
+from training.simulator.wall_painter import WallPainter
 from training.simulator.wall_sampler import WallSampler
 from training.simulator.world import PipeWorld
 
