@@ -92,6 +92,30 @@ def merge_intervals(intervals: Sequence[HasInterval], *, gap_s: float = 0.0) -> 
     return merged
 
 
+def flagged_normal_share(
+    truth: Sequence[HasInterval], findings: Sequence[HasInterval], *, tolerance_s: float, duration_s: float
+) -> float:
+    """Share of the time further than `tolerance_s` from every true interval that lies inside findings.
+
+    Recall and false findings alone would praise one finding over a whole video; this is what such a finding costs.
+    0 where no time is that far from a true interval. Intervals are cut to [0, `duration_s`].
+    """
+
+    def covered_s(spans: Sequence[HasInterval]) -> float:
+        cut = [
+            Interval(start_s=max(0.0, span.start_s), end_s=min(duration_s, span.end_s))
+            for span in spans
+            if span.start_s < duration_s and span.end_s > 0
+        ]
+        return sum(span.end_s - span.start_s for span in merge_intervals(cut))
+
+    widened = [Interval(start_s=t.start_s - tolerance_s, end_s=t.end_s + tolerance_s) for t in truth]
+    near_s = covered_s(widened)
+    normal_s = duration_s - near_s
+    flagged_s = covered_s([*widened, *findings]) - near_s
+    return flagged_s / normal_s if normal_s > 0 else 0.0
+
+
 def _between_s(a: HasInterval, b: HasInterval) -> float:
     """Time between two intervals; 0 if they touch or overlap."""
     return max(0.0, a.start_s - b.end_s, b.start_s - a.end_s)

@@ -28,7 +28,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train("pack", "frames", "--split", split, "--size", str(SIZE), "--out", f"packs/{split}")
     train(
         *("pretrain", "packs/train", "--method", "simclr", "--encoder", "resnet18", "--out", "runs/simclr"),
-        *("--epochs", str(EPOCHS), "--batch-size", "64", "--seed", "0"),
+        *("--optim", "short", "--views", "inspection", "--epochs", str(EPOCHS), "--batch-size", "64"),
     )
     train("probe", "runs/simclr", "--train", "packs/train", "--val", "packs/val")
     train("probe", "runs/floor", "--random-init", "resnet18", "--train", "packs/train", "--val", "packs/val")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.matching import Interval, match_findings, merge_intervals
+from serving.matching import Interval, flagged_normal_share, match_findings, merge_intervals
 
 
 def intervals(*spans: tuple[float, float]) -> list[Interval]:
@@ -34,6 +34,18 @@ def test_nothing_to_find_and_nothing_found() -> None:
     assert (nothing_found.recall, nothing_found.precision) == (0, 1)
     nothing_true = match_findings([], intervals((0, 1)), tolerance_s=1)
     assert (nothing_true.recall, nothing_true.precision, nothing_true.false_findings) == (1, 0, (0,))
+
+
+def test_time_flagged_without_cause_is_counted_apart_from_findings() -> None:
+    def share(truth: list[Interval], findings: list[Interval]) -> float:
+        return flagged_normal_share(truth, findings, tolerance_s=1, duration_s=20)
+
+    truth = intervals((4, 6), (9, 11))
+    assert share(truth, intervals((0, 20))) == 1
+    assert share(truth, []) == 0
+    assert share(truth, intervals((3, 7))) == 0
+    assert share(truth, intervals((5, 9), (18, 30))) == pytest.approx((1 + 2) / 12)
+    assert share(intervals((0, 20)), intervals((0, 20))) == 0
 
 
 def test_merging_joins_what_overlaps_or_lies_close() -> None:
