@@ -6,7 +6,6 @@ The samples are simulated; `samples/README.md` names the commands that made them
 from __future__ import annotations
 
 import csv
-import json
 import socket
 import subprocess
 import sys
@@ -22,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.errors import PipeprobeError, VideoError
-from serving.matching import Interval, Matching, flagged_normal_share, match_findings, merge_intervals
 from serving.metrics_summary import summarise_histograms
 from serving.pair import find_pair, models_root
 from serving.scorer import Scorer
+from serving.truth_check import TruthCheck, check_findings
 from serving.videos import VideoSettings, score_videos
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -162,47 +161,32 @@ def _score_inspection(out: Path, console: Console) -> bool:
     (result,) = score_videos([INSPECTION], out, scorer, VideoSettings())
     if result.status == "failed":
         raise VideoError(result.reason)
-    findings = json.loads((result.folder / "findings.json").read_text())["findings"]
-    known = json.loads((SAMPLES / "inspection.truth.json").read_text())
-    truth = known["findings"]
-    # The pair tells defect from normal, not one class from another: overlapping classes are one event to it.
-    events = merge_intervals([Interval(start_s=t["start_s"], end_s=t["end_s"]) for t in truth], gap_s=TOLERANCE_S)
-    spans = [Interval(start_s=f["start_s"], end_s=f["end_s"]) for f in findings]
-    matching = match_findings(events, spans, tolerance_s=TOLERANCE_S)
-    flagged = flagged_normal_share(events, spans, tolerance_s=TOLERANCE_S, duration_s=known["duration_s"])
-    _print_findings(truth, events, findings, matching, console)
-    console.print(
-        f"recall {matching.recall:.2f} (at least {MIN_RECALL}), {len(matching.false_findings)} false findings "
-        f"(at most {MAX_FALSE_FINDINGS}), {100 * flagged:.0f} % of the normal time flagged "
-        f"(at most {100 * MAX_FLAGGED_NORMAL:.0f} %), tolerance {TOLERANCE_S} s"
-    )
+    check = check_findings(result.folder / "findings.json", SAMPLES / "inspection.truth.json", tolerance_s=TOLERANCE_S)
+    _print_findings(check, console)
     console.print(f"findings written to {result.folder}/")
     return (
-        matching.recall >= MIN_RECALL
-        and len(matching.false_findings) <= MAX_FALSE_FINDINGS
-        and flagged <= MAX_FLAGGED_NORMAL
+        check.matching.recall >= MIN_RECALL
+        and len(check.matching.false_findings) <= MAX_FALSE_FINDINGS
+        and check.flagged_normal <= MAX_FLAGGED_NORMAL
     )
 
 
-def _print_findings(
-    truth: list[dict[str, Any]],
-    events: list[Interval],
-    findings: list[dict[str, Any]],
-    matching: Matching,
-    console: Console,
-) -> None:
+def _print_findings(check: TruthCheck, console: Console) -> None:
     table = Table(title="findings in the sample inspection", title_justify="left")
-    table.add_column("true event")
-    table.add_column("shows")
-    table.add_column("found")
-    for i, event in enumerate(events):
-        inside = {t["code"] for t in truth if t["start_s"] <= event.end_s and event.start_s <= t["end_s"]}
-        found = "[green]yes[/]" if i in matching.found else "[red]no[/]"
-        table.add_row(_span(event.start_s, event.end_s), " ".join(sorted(inside)), found)
+    for heading in ("true event", "shows", "found"):
+        table.add_column(heading)
+    for i, (event, codes) in enumerate(zip(check.events, check.codes, strict=True)):
+        found = "[green]yes[/]" if i in check.matching.found else "[red]no[/]"
+        table.add_row(_span(event.start_s, event.end_s), " ".join(codes), found)
     console.print(table)
-    for i, finding in enumerate(findings):
-        kind = "[red]false finding[/]" if i in matching.false_findings else "finding"
+    for i, finding in enumerate(check.findings):
+        kind = "[red]false finding[/]" if i in check.matching.false_findings else "finding"
         console.print(f"{kind} {_span(finding['start_s'], finding['end_s'])}, peak score {finding['score']:.3f}")
+    console.print(
+        f"recall {check.matching.recall:.2f} (at least {MIN_RECALL}), {len(check.matching.false_findings)} false "
+        f"findings (at most {MAX_FALSE_FINDINGS}), {100 * check.flagged_normal:.0f} % of the normal time flagged "
+        f"(at most {100 * MAX_FLAGGED_NORMAL:.0f} %), tolerance {TOLERANCE_S} s"
+    )
 
 
 def _span(start_s: float, end_s: float) -> str:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from serving.errors import ConfigError, DeviceError
+from serving.errors import ConfigError
 from training.backbones import ENCODERS
-from training.commands.options import typed_command
+from training.commands.options import device_option, typed_command
 from training.data.pack import Pack, open_pack
 from training.loop import LoopOptions, Summary, pretrain
 from training.methods import METHODS
@@ -73,7 +73,7 @@ CONFIG_KEYS: dict[str, tuple[str | int, ...]] = {
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder to write.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or one of several GPUs: cuda:1.")
+@device_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time; --resume goes on from there.")
 @click.pass_context
@@ -102,24 +102,10 @@ def command(
     logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
     if threads is not None:
         torch.set_num_threads(threads)
-    options = LoopOptions(device=_resolve_device(device), max_minutes=max_minutes)
+    options = LoopOptions(device=device, max_minutes=max_minutes)
     opened = open_pack(pack)
     config = _config_of_run(context, out) if resume else _config_from_recipe(opened, settings)
     _print_summary(pretrain(config, opened, out, options=options, resume=resume, command=typed_command()))
-
-
-def _resolve_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"{name!r} is not a device; use auto, cpu, cuda or cuda:1") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"training runs on cpu and cuda, not on {name}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"{name} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices")
-    return name
 
 
 def _config_from_recipe(pack: Pack, settings: dict[str, Any]) -> PretrainConfig:
