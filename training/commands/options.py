@@ -9,7 +9,7 @@ from typing import Any
 import click
 import torch
 
-from serving.errors import DeviceError
+from serving.errors import ConfigError, DeviceError
 
 
 def typed_command() -> str:
@@ -23,7 +23,9 @@ def _checked_device(_context: click.Context, _parameter: click.Parameter, value:
     try:
         device = torch.device(value)
     except RuntimeError as error:
-        raise click.BadParameter(f"{value!r} is not a device; use auto, cpu, cuda or cuda:1") from error
+        raise ConfigError(f"{value!r} is not a device; use auto, cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"training runs on cpu and cuda, not on {value}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"{value} was asked for, and torch sees {torch.cuda.device_count()} CUDA devices")
     return value
