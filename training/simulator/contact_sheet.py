@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from training.data.classes import CLASS_CODES, CLASS_NAMES
 from training.simulator.camera import CameraPose
 from training.simulator.crawl import draw_lens, draw_light, draw_mount
-from training.simulator.frames import FramesConfig, draw_pipe, plan_pipes
+from training.simulator.frames import FRAMES_PER_PIPE, FramesConfig, draw_pipe, plan_pipes
 from training.simulator.imaging import code, draw_sensor, expose, to_bytes
 from training.simulator.render import Renderer
 from training.simulator.world import draw_world
@@ -22,11 +22,11 @@ SEVERITIES = (0.15, 0.4, 0.6, 0.8, 1.0)
 
 
 def random_sheet(path: Path, *, rows: int, columns: int, seed: int, profile: str) -> None:
-    """A grid of frames as a data set has them, captioned with their classes."""
+    """A grid of frames as a data set has them, two from each pipe, captioned with their classes."""
     tiles = []
-    config = FramesConfig(train=rows * columns * 4, val=0, size=TILE, seed=seed, profile=profile)
+    config = FramesConfig(train=-(-rows * columns // 2) * FRAMES_PER_PIPE, val=0, size=TILE, seed=seed, profile=profile)
     for task in plan_pipes(config, "train"):
-        for frame in draw_pipe(replace(task, defect_frames=2, normal_frames=2))[:4]:
+        for frame in draw_pipe(replace(task, defect_frames=1, normal_frames=1)):
             tiles.append((frame.picture, " ".join(frame.shows) or "normal"))
         if len(tiles) >= rows * columns:
             break
@@ -65,4 +65,4 @@ def _write(path: Path, tiles: list[tuple[NDArray[np.uint8], str]], columns: int)
         sheet.paste(Image.fromarray(picture), (x, y))
         draw.text((x + 2, y + TILE + 1), caption[:32], font=font, fill=(225, 225, 225))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, quality=88)
