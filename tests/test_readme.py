@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.live_service import free_port, stop_process, wait_until_ready
 from support.shell_blocks import shell_commands
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = shell_commands(ROOT / "README.md")
+RECORDS = ROOT / "training" / "results" / "default-pair"
 
 # Sizes for which a reader has hours and this test has seconds. Nothing else of a command is changed.
 SCALED_DOWN = {
@@ -55,6 +59,30 @@ def reader() -> dict[str, str]:
 def test_readme_has_commands() -> None:
     assert "make demo" in COMMANDS
     assert "make test" in COMMANDS
+
+
+def with_interval(metric: dict[str, Any]) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f}-{metric['high']:.3f})"
+
+
+@pytest.mark.parametrize("name", ["simclr", "random", "supervised"])
+def test_the_results_table_says_what_was_measured(name: str) -> None:
+    metrics = json.loads((RECORDS / f"{name}.json").read_text())["metrics"]
+    aurocs = {metric["data"]: with_interval(metric) for metric in metrics if metric["name"] == "auroc"}
+    assert f"| {aurocs['val']} | {aurocs['held-out']} | {aurocs['shifted']} |" in README
+
+
+def test_the_other_results_are_those_that_were_measured() -> None:
+    for name in ("findings", "findings-shifted"):
+        summary = json.loads((RECORDS / f"{name}.json").read_text())["summary"]
+        assert (
+            f"| {summary['events']} | {summary['recall']:.2f} | {summary['false_findings_per_minute']:.2f} | "
+            f"{100 * summary['flagged_normal']:.0f} % |"
+        ) in README
+    difficulty = json.loads((RECORDS / "difficulty.json").read_text())
+    assert difficulty["held"]
+    for classifier in ("linear", "resnet18"):
+        assert with_interval(difficulty[classifier]) in README
 
 
 @pytest.mark.readme
