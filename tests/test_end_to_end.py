@@ -12,7 +12,7 @@ from support.commands import run_script
 from support.live_service import live_service
 
 SIZE = 64
-EPOCHS = 12
+EPOCHS = 9
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def train(*arguments: str | Path) -> str:
         return run_script("pipeprobe-train", *arguments, cwd=folder)
 
-    train("simulate", "frames", "frames", "--train", "960", "--val", "320", "--size", "128", "--seed", "7")
+    train("simulate", "frames", "frames", "--train", "1600", "--val", "640", "--size", "64", "--seed", "7")
     for split in ("train", "val"):
         train("pack", "frames", "--split", split, "--size", str(SIZE), "--out", f"packs/{split}")
     train(

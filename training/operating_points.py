@@ -3,7 +3,8 @@
 `balanced` maximises balanced accuracy (the mean of recall and specificity; Youden's J picks the same threshold).
 Unlike F1 that does not depend on the share of defects, so the threshold keeps its meaning on footage with fewer
 defects than the training data. `recall_95` and `recall_99` are the highest thresholds that still find that share
-of the defects.
+of the defects. `specificity_95` is the lowest threshold that passes that share of the normal frames: for videos,
+where a defect is in sight for many frames and one of them is enough to open a finding, but every false alarm counts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ Floats = NDArray[np.float64]
 
 DEFAULT = "balanced"
 RECALLS = {"recall_95": 0.95, "recall_99": 0.99}
+SPECIFICITIES = {"specificity_95": 0.95}
+# 1 - 1/20 is a hair under 0.95 in floating point.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +53,13 @@ def choose_thresholds(labels: NDArray[np.integer], logits: NDArray[np.floating],
     best = int(np.argmax(recall + specificity))
     chosen = {DEFAULT: threshold(best, "largest balanced accuracy on the calibration part")}
     for name, wanted in RECALLS.items():
-        # Tolerance: 1 - 1/20 is a hair under 0.95 in floating point.
-        place = int(np.flatnonzero(recall >= wanted - 1e-12)[-1])
+        place = int(np.flatnonzero(recall >= wanted - ROUNDING)[-1])
         chosen[name] = threshold(place, f"highest threshold with recall >= {wanted} on the calibration part")
+    for name, wanted in SPECIFICITIES.items():
+        enough = np.flatnonzero(specificity >= wanted - ROUNDING)
+        # With few normal frames the highest score may be a normal one's, and no threshold passes as many.
+        place = int(enough[0]) if len(enough) else len(distinct) - 1
+        chosen[name] = threshold(place, f"lowest threshold with specificity >= {wanted} on the calibration part")
     return chosen
 
 

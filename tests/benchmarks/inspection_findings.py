@@ -9,6 +9,7 @@ normal time that findings flag. The truth's events are stretches in which any cl
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -75,7 +76,7 @@ def main(
             config = InspectionsConfig(
                 count=count, duration_s=duration_s, seed=seed, profile=profile, codec="h264", bitrate_kbps=2000
             )
-            simulate_inspections(config, videos)
+            simulate_inspections(config, videos, workers=os.cpu_count() or 1)
         pair = find_pair(models_root())
         found = find_videos([videos])
         settings = VideoSettings(operating_point=operating_point)

@@ -87,7 +87,7 @@ def test_manifest_says_how_the_pair_came_about(models: Path) -> None:
     )
     assert manifest.evidence_shape == (2, 2)
     assert manifest.validated_on == "simulated pipes only; not validated on real sewers"
-    assert set(manifest.operating_points) == {"balanced", "recall_95", "recall_99"}
+    assert set(manifest.operating_points) == {"balanced", "recall_95", "recall_99", "specificity_95"}
     assert {metric.data for metric in manifest.metrics} == {"train", "val"}
     text = (models / "first" / "manifest.json").read_text()
     assert "/data/secret" not in text

@@ -28,6 +28,14 @@ def test_points_are_the_best_of_all_thresholds() -> None:
         found = at(chosen[name].value)
         assert found["recall"] >= recall
         assert found["specificity"] == max(m["specificity"] for m in every if m["recall"] >= recall)
+    few_alarms = at(chosen["specificity_95"].value)
+    assert few_alarms["specificity"] >= 0.95
+    assert few_alarms["recall"] == max(m["recall"] for m in every if m["specificity"] >= 0.95)
+
+
+def test_a_normal_frame_on_top_leaves_the_highest_threshold() -> None:
+    chosen = choose_thresholds(np.array([0, 1, 0]), np.array([0.0, 1.0, 2.0]), PLATT)
+    assert chosen["specificity_95"].value == pytest.approx(float(PLATT.score(np.array([1.5]))[0]))
 
 
 def test_exact_shares_are_reached() -> None:

@@ -18,6 +18,8 @@ PROFILE = click.option(
     help="shifted: materials, cameras and compression that standard never has.",
 )
 
+WORKERS = click.option("--workers", default=2, show_default=True, help="Processes; the result does not depend on it.")
+
 
 @click.group()
 def command() -> None:
@@ -41,7 +43,7 @@ def command() -> None:
 @PROFILE
 @click.option("--defect-share", default=0.47, show_default=True, help="Share of frames with a defect, in each split.")
 @click.option("--masks", is_flag=True, help="Also write the class of every pixel, as PNG.")
-@click.option("--workers", default=2, show_default=True, help="Processes; the result does not depend on it.")
+@WORKERS
 def frames(
     out: Path,
     train: int,
@@ -89,8 +91,17 @@ def frames(
 @click.option("--codec", type=click.Choice(["mpeg2", "h264"]), default="mpeg2", show_default=True)
 @click.option("--bitrate-kbps", default=5000, show_default=True, help="Of the video.")
 @click.option("--style", type=click.Choice(["outlined", "bar", "generator", "panel"]), help="On-screen text.")
+@WORKERS
 def inspections(
-    out: Path, count: int, duration_s: float, seed: int, profile: str, codec: str, bitrate_kbps: int, style: str | None
+    out: Path,
+    count: int,
+    duration_s: float,
+    seed: int,
+    profile: str,
+    codec: str,
+    bitrate_kbps: int,
+    style: str | None,
+    workers: int,
 ) -> None:
     """Write inspection videos (720x576, 25 frames/s) to OUT, each with its truth in NAME.truth.json.
 
@@ -109,7 +120,7 @@ def inspections(
         bitrate_kbps=bitrate_kbps,
         style=style,
     )
-    for truth in simulate_inspections(config, out):
+    for truth in simulate_inspections(config, out, workers=workers):
         shown = ", ".join(f"{f.code} {f.start_s:.1f}-{f.end_s:.1f} s" for f in truth.findings) or "no defect"
         click.echo(f"{out / truth.video}: {truth.duration_s:.0f} s, {truth.material}; {shown}")
 

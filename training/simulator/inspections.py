@@ -7,6 +7,7 @@ RENDER_FPS, while times, distances and the counter on the picture are exact at e
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -72,8 +74,10 @@ class InspectionsConfig:
             raise ConfigError("simulate inspections: --bitrate-kbps must be within 100 to 50000")
 
 
-def simulate_inspections(config: InspectionsConfig, out: Path) -> list[Truth]:
+def simulate_inspections(config: InspectionsConfig, out: Path, *, workers: int = 1) -> list[Truth]:
     """Write `inspection-000.mpg` (or .mp4) and its truth to `out` for each inspection; the truth comes last.
+
+    Inspections are independent, so `workers` processes draw one each; the result does not depend on it.
 
     Raises:
         ConfigError: an inspection of that name is there already.
@@ -84,9 +88,24 @@ def simulate_inspections(config: InspectionsConfig, out: Path) -> list[Truth]:
     there = [name for name in names if (out / name).exists()]
     if there:
         raise ConfigError(f"{out / there[0]} exists; name another folder, or remove it first")
-    total = round(config.duration_s * RENDER_FPS) * config.count
-    with track_progress("rendering inspections", total=total, unit="pictures") as advance:
-        return [_Inspection(config, number).write(out / name, advance) for number, name in enumerate(names)]
+    pictures = round(config.duration_s * RENDER_FPS)
+    with track_progress("rendering inspections", total=pictures * config.count, unit="pictures") as advance:
+        if min(workers, config.count) == 1:
+            return [_Inspection(config, number).write(out / name, advance) for number, name in enumerate(names)]
+        truths = []
+        jobs = [(config, number, out / name) for number, name in enumerate(names)]
+        with multiprocessing.get_context("spawn").Pool(
+            min(workers, config.count), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            for truth in pool.imap(_write_inspection, jobs):
+                truths.append(truth)
+                advance(pictures)
+        return truths
+
+
+def _write_inspection(job: tuple[InspectionsConfig, int, Path]) -> Truth:
+    config, number, path = job
+    return _Inspection(config, number).write(path, lambda pictures: None)
 
 
 class _Inspection:
