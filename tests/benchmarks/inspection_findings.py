@@ -1,6 +1,6 @@
 """Do the findings of a pair match the truth of simulated inspections?
 
-    python tests/benchmarks/inspection_findings.py --count 12 --duration-s 60 --seed 2000 --out findings.json
+    python tests/benchmarks/inspection_findings.py --out findings.json
 
 Simulates inspections (or takes those that are in --videos), scores them with the default pair and the batch scorer's
 own settings, and prints for each, and for all, the recall of true events, the false findings, and the share of the
@@ -60,11 +60,11 @@ def print_checks(names: list[str], checks: list[TruthCheck]) -> None:
 
 @click.command()
 @click.option("--videos", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Inspections to take.")
-@click.option("--count", default=12, show_default=True, help="Inspections to simulate.")
+@click.option("--count", default=10, show_default=True, help="Inspections to simulate.")
 @click.option("--duration-s", default=60.0, show_default=True)
 @click.option("--seed", default=2000, show_default=True)
 @click.option("--profile", default="standard", show_default=True, type=click.Choice(["standard", "shifted"]))
-@click.option("--operating-point", default="balanced", show_default=True)
+@click.option("--operating-point", default="specificity_95", show_default=True)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
 def main(
     videos: Path | None, count: int, duration_s: float, seed: int, profile: str, operating_point: str, out: Path
