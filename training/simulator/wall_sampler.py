@@ -26,7 +26,7 @@ class WallSampler:
     def __init__(self, wall: Wall, device: torch.device) -> None:
         relief = wall.relief.to(device)
         self._first_row, self._rows = wall.first_row, wall.rows
-        self._relief = relief.reshape(-1)
+        self._radius2 = (1.0 - relief).square_().reshape(-1)
         self._classes = wall.classes.to(device).reshape(-1)
         self.inner = max(0.05, 1.0 - float(relief.max()) - 0.005)
         self.outer = 1.0 - float(relief.min()) + 0.005
@@ -42,9 +42,8 @@ class WallSampler:
     def is_behind(self, point: Tensor) -> Tensor:
         """Bool [P]: the point lies behind the surface of the wall."""
         index = self._index(point)
-        r2 = point[0] * point[0] + point[1] * point[1]
-        surface = 1.0 - self._relief[index]
-        return r2 >= surface * surface
+        r2 = (point[0] * point[0]).add_(point[1] * point[1])
+        return r2 >= self._radius2[index]
 
     def classes(self, point: Tensor) -> Tensor:
         """uint8 [P]: the class of the texel at each point."""
@@ -65,9 +64,9 @@ class WallSampler:
     def _index(self, point: Tensor) -> Tensor:
         # Angles run from -pi to pi; COLUMNS is a power of two, so the mask is a remainder.
         angle = torch.atan2(point[0], point[1])
-        column = (angle * (COLUMNS / (2 * math.pi)) + COLUMNS).to(torch.int32).bitwise_and_(COLUMNS - 1)
-        row = (point[2] * ROWS_PER_RADIUS - self._first_row).to(torch.int32).clamp(0, self._rows - 1)
-        return row * COLUMNS + column
+        column = angle.mul_(COLUMNS / (2 * math.pi)).add_(COLUMNS).to(torch.int32).bitwise_and_(COLUMNS - 1)
+        row = (point[2] * ROWS_PER_RADIUS).sub_(self._first_row).to(torch.int32).clamp_(0, self._rows - 1)
+        return row.mul_(COLUMNS).add_(column)
 
 
 def _bilinear(maps: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -80,9 +79,9 @@ def _bilinear(maps: Tensor, row: Tensor, column: Tensor) -> Tensor:
     r0, c0 = r0.to(torch.int32), c0.to(torch.int32)
     upper, lower = r0.clamp(0, rows - 1) * columns, (r0 + 1).clamp(0, rows - 1) * columns
     left, right = c0 % columns, (c0 + 1) % columns
-    top = torch.lerp(flat[upper + left], flat[upper + right], fc)
-    bottom = torch.lerp(flat[lower + left], flat[lower + right], fc)
-    return torch.lerp(top, bottom, fr)
+    top = flat[upper + left].lerp_(flat[upper + right], fc)
+    bottom = flat[lower + left].lerp_(flat[lower + right], fc)
+    return top.lerp_(bottom, fr)
 
 
 def _halved(maps: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ class Patch:
         self.along = (self._rows / ROWS_PER_RADIUS - z).view(-1, 1)
         self.around = offsets.view(1, -1) * (2 * math.pi / COLUMNS)
         self.theta = theta + self.around
-        here = self._here()
-        self.relief, self.gloss, self.classes = wall.relief[here], wall.gloss[here], wall.classes[here]
-        self.albedo = wall.albedo[:, here[0], here[1]]
+        rows, columns = self._here()
+        self.relief, self.gloss = wall.relief[rows, columns].clone(), wall.gloss[rows, columns].clone()
+        self.classes, self.albedo = wall.classes[rows, columns].clone(), wall.albedo[:, rows, columns].clone()
 
     @property
     def empty(self) -> bool:
@@ -72,13 +72,21 @@ class Patch:
 
     def write(self) -> None:
         """Put the worked maps back into the wall."""
-        here = self._here()
-        self._wall.relief[here], self._wall.gloss[here] = self.relief, self.gloss
-        self._wall.classes[here] = self.classes
-        self._wall.albedo[:, here[0], here[1]] = self.albedo
+        rows, columns = self._here()
+        self._wall.relief[rows, columns], self._wall.gloss[rows, columns] = self.relief, self.gloss
+        self._wall.classes[rows, columns] = self.classes
+        self._wall.albedo[:, rows, columns] = self.albedo
 
-    def _here(self) -> tuple[Tensor, Tensor]:
-        return (self._rows - self._wall.first_row).view(-1, 1), self._columns.view(1, -1)
+    def _here(self) -> tuple[Tensor | slice, Tensor | slice]:
+        """Where the patch lies in the wall's maps: slices, which are faster, unless it crosses the seam."""
+        rows = self._rows - self._wall.first_row
+        if len(rows) and int(self._columns[0]) < int(self._columns[-1]):
+            return _span(rows), _span(self._columns)
+        return rows.view(-1, 1), self._columns.view(1, -1)
+
+
+def _span(rising: Tensor) -> slice:
+    return slice(int(rising[0]), int(rising[-1]) + 1)
 
 
 def soft(signed: Tensor, width: float) -> Tensor:
