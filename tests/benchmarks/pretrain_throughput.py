@@ -97,7 +97,7 @@ def main(
             rates = [row[f"{name}_views_per_s"] for name in ("draw", "step", "ceiling")]
             click.echo(f"{size:6d} {batch:6d} {rates[0]:8.0f} {rates[1]:8.1f} {rates[2]:10.1f}  {row['share']:.3f}")
             rows.append(row)
-    made = provenance(shlex.join(["python", *sys.argv]))
+    made = provenance(shlex.join(["python", "tests/benchmarks/pretrain_throughput.py", *sys.argv[1:]]))
     setting = {"encoder": encoder, "device": device, "precision": precision, "threads": threads, "bound": BOUND}
     write_json_atomic(out, {**made, **setting, "rows": rows})
 

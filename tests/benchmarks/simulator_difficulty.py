@@ -10,6 +10,7 @@ bootstrap intervals, which resample pipes, beside their bounds; exits with 1 if 
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -114,7 +115,7 @@ def main(
         "frames": {"train": len(train_pack), "val": len(val_pack), "source": train_pack.source},
         "simulated_frames_per_s": rate,
         "held": passed,
-        **provenance(" ".join(["python", "tests/benchmarks/simulator_difficulty.py", *sys.argv[1:]])),
+        **provenance(shlex.join(["python", "tests/benchmarks/simulator_difficulty.py", *sys.argv[1:]])),
     }
     write_json_atomic(out, record)
     raise SystemExit(not passed)
