@@ -90,7 +90,9 @@ def main(
     click.echo(", ".join(f"{key} {value:.3g}" for key, value in summary.items()))
     about = {"pair": pair.manifest.name, "pair_version": pair.manifest.version, "tolerance_s": TOLERANCE_S}
     record = {"summary": summary, "inspections": [asdict(check) for check in checks], **about}
-    write_json_atomic(out, record | provenance(shlex.join(["python", "tests/benchmarks/inspection_findings.py", *sys.argv[1:]])))
+    write_json_atomic(
+        out, record | provenance(shlex.join(["python", "tests/benchmarks/inspection_findings.py", *sys.argv[1:]]))
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -34,6 +37,19 @@ def test_videos_are_pal_and_as_long_as_their_truth_says(codec: str, suffix: str,
     assert not list(tmp_path.glob(".partial*"))
     with pytest.raises(ConfigError, match="exists"):
         simulate_inspections(config, tmp_path)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg2", ".mpg"), ("h264", ".mp4")])
+def test_the_same_seed_gives_the_same_bytes_whatever_lay_in_memory(codec: str, suffix: str, tmp_path: Path) -> None:
+    """glibc fills what it hands out with MALLOC_PERTURB_, which shows an encoder that reads before it writes."""
+    made = []
+    for filling in ("85", "170"):
+        out = tmp_path / filling
+        command = ["simulate", "inspections", str(out), "--duration-s", "2", "--seed", "4", "--codec", codec]
+        environment = {**os.environ, "MALLOC_PERTURB_": filling, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-m", "training", *command], env=environment, check=True, capture_output=True)
+        made.append((out / f"inspection-000{suffix}").read_bytes())
+    assert made[0] == made[1]
 
 
 def test_true_findings_join_short_gaps_and_keep_their_peak() -> None:
