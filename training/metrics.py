@@ -46,7 +46,7 @@ class Estimate:
 def f_beta(precision: Floats | float, recall: Floats | float, beta: float) -> Floats:
     """(1 + beta^2) P R / (beta^2 P + R), elementwise; 0 where both are 0."""
     weight = beta * beta
-    return _ratio((1 + weight) * np.multiply(precision, recall), weight * np.asarray(precision) + recall)
+    return ratio_or_zero((1 + weight) * np.multiply(precision, recall), weight * np.asarray(precision) + recall)
 
 
 def auroc(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> float:
@@ -128,7 +128,7 @@ def evaluate(
     _need_both_classes(labels)
     scores = np.asarray(scores, dtype=np.float64)
     groups = group_ids(inspections, len(labels))
-    draws = _draw_groups(int(groups.max()) + 1, replicates, rng)
+    draws = draw_groups(int(groups.max()) + 1, replicates, rng)
     ranked = _ranked(labels, scores)
     everything = np.ones((1, len(labels)))
     found = {
@@ -146,7 +146,7 @@ def evaluate(
         values = _from_counts(counts.sum(0, keepdims=True), occurring)
         spread = _from_counts(draws @ by_group, occurring)
         found |= {f"{metric}@{name}": (values[metric], spread[metric]) for metric in values}
-    return {name: _estimate(value, spread) for name, (value, spread) in found.items()}
+    return {name: percentile_interval(float(value[0]), spread) for name, (value, spread) in found.items()}
 
 
 def group_ids(inspections: NDArray[np.integer] | None, n: int) -> Ints:
@@ -159,6 +159,29 @@ def group_ids(inspections: NDArray[np.integer] | None, n: int) -> Ints:
     return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 
 
+def draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Floats:
+    """How often each replicate drew each group: float64 [R, G]."""
+    drawn = rng.integers(0, groups, size=(replicates, groups))
+    flat = drawn + groups * np.arange(replicates)[:, None]
+    return np.bincount(flat.ravel(), minlength=replicates * groups).reshape(replicates, groups).astype(np.float64)
+
+
+def percentile_interval(value: float, spread: Floats) -> Estimate:
+    """A value with the 95 % percentile interval of its replicates [R]; undefined ones are NaN."""
+    # A replicate of few inspections can lack a class, where AUROC is undefined: it is left out.
+    known = spread[~np.isnan(spread)]
+    low, high = np.percentile(known, INTERVAL_PERCENT) if len(known) else (np.nan, np.nan)
+    return Estimate(value=value, low=float(low), high=float(high))
+
+
+def ratio_or_zero(numerator: Floats, denominator: Floats) -> Floats:
+    """numerator / denominator, elementwise and broadcast; 0 where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    ratio = np.zeros(numerator.shape, dtype=np.float64)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
+
+
 def _need_both_classes(labels: NDArray[np.integer]) -> None:
     defects = int(np.count_nonzero(labels == 1))
     normals = int(np.count_nonzero(labels == 0))
@@ -166,13 +189,6 @@ def _need_both_classes(labels: NDArray[np.integer]) -> None:
         raise DataError("metrics take labels 1 (defect) and 0 (normal) only; leave unlabelled frames out")
     if not defects or not normals:
         raise DataError(f"the data hold {defects} defect and {normals} normal frames; measuring needs some of both")
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    numerator, denominator = np.broadcast_arrays(numerator, denominator)
-    ratio = np.zeros(numerator.shape, dtype=np.float64)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +219,7 @@ class _Ranked:
         """[R, N] -> [R]; NaN for a replicate without defects."""
         defects, normals = self._cumulative(weights)
         steps = np.diff(defects, axis=1, prepend=0.0)
-        area = (steps * _ratio(defects, defects + normals)).sum(1)
+        area = (steps * ratio_or_zero(defects, defects + normals)).sum(1)
         return _nan_where_undefined(area, defects[:, -1])
 
 
@@ -218,13 +234,6 @@ def _ranked(labels: NDArray[np.integer], scores: NDArray[np.floating]) -> _Ranke
     ordered = scores[order]
     ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
     return _Ranked(order=order, positive=(labels[order] == 1).astype(np.float64), ends=ends)
-
-
-def _draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Floats:
-    """How often each replicate drew each group: float64 [R, G]."""
-    drawn = rng.integers(0, groups, size=(replicates, groups))
-    flat = drawn + groups * np.arange(replicates)[:, None]
-    return np.bincount(flat.ravel(), minlength=replicates * groups).reshape(replicates, groups).astype(np.float64)
 
 
 def _over_replicates(metric: _Weighted, draws: Floats, groups: Ints) -> Floats:
@@ -253,8 +262,8 @@ def _frame_counts(
 def _from_counts(counts: Floats, occurring: NDArray[np.bool_]) -> dict[str, Floats]:
     """Metrics [R] from count tables [R, K]; `occurring` bool [17] are the classes that the data hold."""
     tp, fp, fn, tn = (counts[:, column] for column in (_TP, _FP, _FN, _TN))
-    precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
-    specificity, negative_precision = _ratio(tn, tn + fp), _ratio(tn, tn + fn)
+    precision, recall = ratio_or_zero(tp, tp + fp), ratio_or_zero(tp, tp + fn)
+    specificity, negative_precision = ratio_or_zero(tn, tn + fp), ratio_or_zero(tn, tn + fn)
     metrics = {
         "precision": precision,
         "recall": recall,
@@ -271,15 +280,8 @@ def _from_counts(counts: Floats, occurring: NDArray[np.bool_]) -> dict[str, Floa
 def _f2_ciw_binary(counts: Floats, occurring: NDArray[np.bool_]) -> Floats:
     if not occurring.any():
         return np.zeros(len(counts))
-    precision = _ratio(counts[:, _TP], counts[:, _TP] + counts[:, _FP])
-    recall = _ratio(counts[:, _FOUND], counts[:, _SHOWN])
+    precision = ratio_or_zero(counts[:, _TP], counts[:, _TP] + counts[:, _FP])
+    recall = ratio_or_zero(counts[:, _FOUND], counts[:, _SHOWN])
     weights = np.where(occurring, _CIW, 0.0)
     mean: Floats = f_beta(precision[:, None], recall, 2) @ weights / weights.sum()
     return mean
-
-
-def _estimate(value: Floats, spread: Floats) -> Estimate:
-    # A replicate of few inspections can lack a class, where AUROC is undefined: it is left out.
-    known = spread[~np.isnan(spread)]
-    low, high = np.percentile(known, INTERVAL_PERCENT) if len(known) else (np.nan, np.nan)
-    return Estimate(value=float(value[0]), low=float(low), high=float(high))

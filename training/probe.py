@@ -45,6 +45,10 @@ SCHEMA_VERSION = 1
 ARGMAX = "argmax"
 
 
+class IndivisibleError(DataError):
+    """The inspections cannot be divided so that both parts hold frames of both kinds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """Settings of a probe.
@@ -95,7 +99,7 @@ class FittedProbe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Labelled:
+class LabelledFrames:
     """The labelled frames of a pack: features [N, D], labels [N], classes [N, 17], dense inspections [N]."""
 
     features: NDArray[np.float32]
@@ -139,11 +143,11 @@ def run_probe(
         ConfigError: an evaluation is named like one of the fixed ones.
     """
     config = config or ProbeConfig()
-    packs = _named_packs(train, val, others or {})
+    packs = named_packs(train, val, others or {})
     encoder, run_config = runs.load_encoder(run)
     for pack in packs.values():
         check_size(encoder, pack)
-    data = {name: _labelled(run, encoder, pack, device) for name, pack in packs.items()}
+    data = {name: labelled_frames(run, encoder, pack, device) for name, pack in packs.items()}
     fit = _fit(data["train"], config)
     metrics = _measure(data, fit, config, command)
     record = {
@@ -234,7 +238,7 @@ def hold_out_groups(
     group is of one class (photographs grouped by likeness) or groups are few.
 
     Raises:
-        DataError: the groups cannot be divided so.
+        IndivisibleError: the groups cannot be divided so.
     """
     n_groups = int(groups.max(initial=-1)) + 1
     with_defects = np.bincount(groups, weights=labels == 1, minlength=n_groups) > 0
@@ -245,14 +249,20 @@ def hold_out_groups(
     marked = held_out[groups]
     for part, name in ((marked, "held-out"), (~marked, "remaining")):
         if len(np.unique(labels[part])) < 2:
-            raise DataError(
+            raise IndivisibleError(
                 f"{n_groups} inspections ({int(with_defects.sum())} with defects) cannot be divided so that the "
                 f"{name} part has defects and normals: add labelled inspections of both kinds"
             )
     return marked
 
 
-def _named_packs(train: Pack, val: Pack, others: Mapping[str, Pack]) -> dict[str, Pack]:
+def named_packs(train: Pack, val: Pack, others: Mapping[str, Pack]) -> dict[str, Pack]:
+    """The packs of a probe by name, "train" and "val" first.
+
+    Raises:
+        ConfigError: an evaluation is named like one of the fixed ones.
+        DataError: a pack is measured on itself, or shares frames with the training pack.
+    """
     for name in others:
         if name in ("train", "val", "calibration"):
             raise ConfigError(f"the name {name!r} is taken: call the evaluation something else")
@@ -266,12 +276,17 @@ def _named_packs(train: Pack, val: Pack, others: Mapping[str, Pack]) -> dict[str
     return packs
 
 
-def _labelled(run: Path, encoder: Encoder, pack: Pack, device: str) -> _Labelled:
+def labelled_frames(run: Path, encoder: Encoder, pack: Pack, device: str) -> LabelledFrames:
+    """The labelled frames of `pack` with the features that `encoder` gives them; features are kept under `run`.
+
+    Raises:
+        DataError: no frame is labelled, or the pack's frame size is not the encoder's.
+    """
     features = cached_features(run, encoder, pack, device=device)
     known = np.flatnonzero(np.asarray(pack.labels) >= 0)
     if not len(known):
         raise DataError(f"the pack {pack.path} has no labelled frame: a probe needs labels")
-    return _Labelled(
+    return LabelledFrames(
         features=np.asarray(features[known]),
         labels=np.asarray(pack.labels)[known],
         classes=np.asarray(pack.classes)[known],
@@ -279,7 +294,7 @@ def _labelled(run: Path, encoder: Encoder, pack: Pack, device: str) -> _Labelled
     )
 
 
-def _fit(train: _Labelled, config: ProbeConfig) -> _Fit:
+def _fit(train: LabelledFrames, config: ProbeConfig) -> _Fit:
     rng = np.random.default_rng([config.seed, 0])
     held_out = hold_out_groups(train.labels, train.groups, config.calibration_share, rng)
     labels, features = train.labels[held_out], train.features[held_out]
@@ -317,7 +332,7 @@ def _mean_log_loss(labels: NDArray[np.integer], scores: Floats) -> float:
     return float(-np.mean(np.log(np.maximum(picked, 1e-300))))
 
 
-def _measure(data: Mapping[str, _Labelled], fit: _Fit, config: ProbeConfig, command: str) -> list[Metric]:
+def _measure(data: Mapping[str, LabelledFrames], fit: _Fit, config: ProbeConfig, command: str) -> list[Metric]:
     thresholds = {
         DEFAULT: fit.thresholds[DEFAULT].value,
         ARGMAX: float(fit.platt.score(np.zeros(1))[0]),
@@ -340,7 +355,7 @@ def _measure(data: Mapping[str, _Labelled], fit: _Fit, config: ProbeConfig, comm
     return metrics
 
 
-def _calibration_record(train: _Labelled, val: _Labelled, fit: _Fit) -> dict[str, Any]:
+def _calibration_record(train: LabelledFrames, val: LabelledFrames, fit: _Fit) -> dict[str, Any]:
     held_out = fit.held_out
     prevalence = float(np.mean(train.labels[held_out]))
     calibration = Calibration(
@@ -372,7 +387,7 @@ def _calibration_quality(labels: NDArray[np.integer], logits: Floats, platt: Pla
     }
 
 
-def _operating_points(val: _Labelled, fit: _Fit) -> dict[str, Any]:
+def _operating_points(val: LabelledFrames, fit: _Fit) -> dict[str, Any]:
     scores = fit.platt.score(fit.linear.logits(val.features))
     points = {}
     for name, threshold in fit.thresholds.items():
