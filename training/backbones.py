@@ -1,6 +1,8 @@
 """Encoders: what pretraining leaves, without heads.
 
-Shapes: N frames, S pixels a side, D features, h x w places of the feature map.
+Shapes: N frames, S pixels a side, D features, h x w places of the feature map, T = h w tokens.
+
+Encoders are built for frames of one size and take smaller views in pretraining, which cost less.
 
 The pooled features of every encoder here are the plain mean of its feature map. A linear probe can
 therefore be applied at each place, and the mean of that evidence map is the probe's logit, exactly.
@@ -15,6 +17,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from serving.errors import ConfigError
 
@@ -25,19 +28,26 @@ class Encoder(nn.Module):
     Attributes:
         name: the key of `ENCODERS` that built it.
         image_size: S, the side of the square frames that it takes, in pixels.
+        stride: pixels of a frame to one place of the map.
         feature_dim: D.
-        map_shape: (h, w).
+        map_shape: (h, w) for frames of S pixels.
     """
 
-    def __init__(self, name: str, image_size: int, feature_dim: int, map_shape: tuple[int, int]) -> None:
+    def __init__(self, name: str, image_size: int, stride: int, feature_dim: int) -> None:
         super().__init__()
         self.name = name
         self.image_size = image_size
+        self.stride = stride
         self.feature_dim = feature_dim
-        self.map_shape = map_shape
+        side = -(-image_size // stride)
+        self.map_shape = (side, side)
+
+    def check_view_size(self, size: int) -> None:
+        """Raise `ConfigError` unless views of `size` pixels a side can be encoded."""
+        raise NotImplementedError
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """float32 [N, 3, S, S], normalised -> [N, D, h, w]."""
+        """float32 [N, 3, S, S], normalised -> [N, D, h, w]; views of another size give a map of another size."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,9 +61,12 @@ class ResNet18(Encoder):
     def __init__(self, image_size: int) -> None:
         if image_size < 32:
             raise ConfigError(f"resnet18 needs frames of at least 32 px, got image_size={image_size}")
-        side = -(-image_size // 32)
-        super().__init__("resnet18", image_size, 512, (side, side))
+        super().__init__("resnet18", image_size, stride=32, feature_dim=512)
         self.trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0, global_pool="")
+
+    def check_view_size(self, size: int) -> None:
+        if size < 8:
+            raise ConfigError(f"resnet18 takes views of at least 8 px, got {size} px")
 
     def feature_map(self, x: Tensor) -> Tensor:
         features: Tensor = self.trunk.forward_features(x)
@@ -65,6 +78,7 @@ class ViTTiny(Encoder):
 
     The final norm is applied to each token before the mean (timm would move it behind the mean), since only
     then is the pooled feature the mean of the map. Smaller frames take smaller patches to keep enough tokens.
+    Views of another size than the frames' see the position embedding resampled to theirs, as DINO does.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -74,8 +88,7 @@ class ViTTiny(Encoder):
                 f"vit_tiny takes patches of {patch} px at this size, so image_size must be a multiple of it, "
                 f"got {image_size}"
             )
-        side = image_size // patch
-        super().__init__("vit_tiny", image_size, 192, (side, side))
+        super().__init__("vit_tiny", image_size, stride=patch, feature_dim=192)
         self.trunk: Any = timm.create_model(
             "vit_tiny_patch16_224",
             pretrained=False,
@@ -86,10 +99,39 @@ class ViTTiny(Encoder):
             global_pool="avg",
             fc_norm=False,
         )
+        # Sizes are checked here, where the message can name a remedy.
+        self.trunk.patch_embed.strict_img_size = False
+
+    def check_view_size(self, size: int) -> None:
+        if size < self.stride or size % self.stride:
+            raise ConfigError(
+                f"vit_tiny at image_size={self.image_size} cuts patches of {self.stride} px, so views must be a "
+                f"multiple of that, got {size} px"
+            )
+
+    def embed(self, x: Tensor) -> Tensor:
+        """float32 [N, 3, S, S], normalised -> tokens [N, T, D]: patches, projected, with their position added."""
+        side = x.shape[-1] // self.stride
+        patches: Tensor = self.trunk.patch_embed(x)
+        return patches + self._position(side)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, T, D] of `embed`, all or some of them -> [N, T, D] after all blocks and the final norm."""
+        encoded: Tensor = self.trunk.norm(self.trunk.blocks(tokens))
+        return encoded
 
     def feature_map(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.trunk.forward_features(x)
-        return tokens.transpose(1, 2).reshape(len(x), self.feature_dim, *self.map_shape)
+        side = x.shape[-1] // self.stride
+        return self.encode(self.embed(x)).transpose(1, 2).reshape(len(x), self.feature_dim, side, side)
+
+    def _position(self, side: int) -> Tensor:
+        """The learned position embedding, [1, side * side, D]."""
+        position: Tensor = self.trunk.pos_embed
+        if (side, side) == self.map_shape:
+            return position
+        plane = position.float().transpose(1, 2).reshape(1, self.feature_dim, *self.map_shape)
+        resampled = functional.interpolate(plane, size=(side, side), mode="bicubic", antialias=True)
+        return resampled.flatten(2).transpose(1, 2)
 
 
 ENCODERS: dict[str, Callable[[int], Encoder]] = {"resnet18": ResNet18, "vit_tiny": ViTTiny}

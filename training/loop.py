@@ -27,14 +27,15 @@ from serving.durable import write_json_atomic
 from serving.errors import ConfigError, PipeprobeError
 from serving.progress import Advance, track_progress
 from training.backbones import Encoder, build_encoder, seeded_init
+from training.config import PretrainConfig
 from training.data.augment import make_views
 from training.data.loader import epoch_batches
 from training.data.normalise import normalise
 from training.data.pack import Pack
+from training.features import encoder_digest
 from training.label_free import feature_std, is_collapsed, rankme
 from training.methods import METHODS
-from training.optim import build_optimizer, learning_rate, set_learning_rate
-from training.recipes import PretrainConfig
+from training.optim import apply_schedules, build_optimizer, learning_rate
 from training.runs import CHECKPOINT, CONFIG, METRICS, load_tensors, provenance, save_encoder, save_tensors, update_run
 
 _log = logging.getLogger(__name__)
@@ -100,16 +101,23 @@ def pretrain(
     run: Path,
     *,
     options: LoopOptions,
+    initial: Encoder | None = None,
     resume: bool = False,
     command: str = "",
 ) -> Summary:
     """Train `config` on `pack` into the folder `run`; see `training.runs` for what it holds afterwards.
 
+    Args:
+        initial: the encoder that `config.initial_encoder` names; not needed to resume.
+
     Raises:
-        ConfigError: the run folder is taken, or holds another config or pack than the one to resume.
+        ConfigError: the run folder is taken, or holds another config or pack than the one to resume; or `initial` is
+            not the encoder that the config names.
         DivergedError: the loss stopped being finite; the last checkpoint is from before.
     """
-    loop = _Loop(config, pack, run, options)
+    if not resume:
+        _check_initial(config, initial)
+    loop = _Loop(config, pack, run, options, initial)
     if resume:
         loop.load()
     elif (run / CONFIG).exists() or (run / CHECKPOINT).exists():
@@ -126,6 +134,15 @@ def pretrain(
     return loop.finish(status)
 
 
+def _check_initial(config: PretrainConfig, initial: Encoder | None) -> None:
+    digest = encoder_digest(initial) if initial is not None else None
+    if digest != config.initial_encoder:
+        raise ConfigError(
+            f"the config starts from the encoder {config.initial_encoder or 'none'}, "
+            f"and the one given is {digest or 'none'}"
+        )
+
+
 def step_seed(seed: int, step: int, stream: int) -> int:
     """A seed that depends on all three numbers, for a generator of torch."""
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
@@ -134,7 +151,9 @@ def step_seed(seed: int, step: int, stream: int) -> int:
 class _Loop:
     """State of one run: method, optimiser, and how far it is."""
 
-    def __init__(self, config: PretrainConfig, pack: Pack, run: Path, options: LoopOptions) -> None:
+    def __init__(
+        self, config: PretrainConfig, pack: Pack, run: Path, options: LoopOptions, initial: Encoder | None
+    ) -> None:
         if pack.size < config.image_size:
             raise ConfigError(
                 f"{pack.path} holds frames of {pack.size} px, too small for image_size={config.image_size}: "
@@ -148,6 +167,10 @@ class _Loop:
         self.total_steps = self.steps_per_epoch * config.epochs
         with seeded_init(config.seed):
             encoder = build_encoder(config.encoder, image_size=config.image_size)
+            if initial is not None:
+                encoder.load_state_dict(initial.state_dict())
+            for view in config.method_config.views.views:
+                encoder.check_view_size(view.size)
             self.method = METHODS[config.method](encoder, config.method_config)
         self.method.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch declares the two apart
         self.optimizer = build_optimizer(self.method, config.optim)
@@ -167,7 +190,7 @@ class _Loop:
         lr = learning_rate(
             self.config.optim, step=self.step, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
-        set_learning_rate(self.optimizer, lr)
+        apply_schedules(self.optimizer, self.config.optim, lr=lr, progress=progress)
         drawn = torch.Generator().manual_seed(step_seed(seed, self.step, VIEW_STREAM))
         self.method.generator.manual_seed(step_seed(seed, self.step, METHOD_STREAM))
         views = make_views(frames, self.method.views, drawn)
@@ -175,6 +198,7 @@ class _Loop:
             loss = self.method.loss(views, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
+        self.method.after_backward(progress)
         bound = self.config.optim.clip_grad_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), bound)
         self.optimizer.step()

@@ -1,11 +1,11 @@
-"""Parameter groups, optimisers and the learning-rate schedule."""
+"""Parameter groups, optimisers, the schedules of a run, and the averaged copy of a network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from serving.errors import ConfigError
 
 # Parameters that are neither decayed nor scaled by LARS though they have two dimensions or more.
-EXEMPT_NAMES = ("pos_embed", "cls_token")
+EXEMPT_NAMES = ("pos_embed", "cls_token", "mask_token")
+
+OptimiserName = Literal["lars", "adamw", "sgd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,34 +23,38 @@ class OptimConfig:
     """An optimiser and its schedule.
 
     Attributes:
-        name: `lars` or `adamw`.
+        name: `lars`, `adamw` or `sgd`.
         lr: greatest learning rate, at the end of the warm-up.
         weight_decay: of the parameters that are decayed at all (see `parameter_groups`).
+        final_weight_decay: what it rises or falls to along a half cosine; null keeps it as it is.
         warmup_epochs: of linear warm-up from 0; may be a fraction.
-        momentum: of LARS.
+        momentum: of LARS and SGD.
         trust: LARS's trust coefficient.
         betas: of AdamW.
         clip_grad_norm: greatest norm of the whole gradient; null for none.
     """
 
-    name: Literal["lars", "adamw"]
+    name: OptimiserName
     lr: float
     weight_decay: float
     warmup_epochs: float
+    final_weight_decay: float | None = None
     momentum: float = 0.9
     trust: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     clip_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in ("lars", "adamw"):
-            raise ConfigError(f"no optimiser {self.name!r}; there are lars and adamw")
+        if self.name not in get_args(OptimiserName):
+            raise ConfigError(f"no optimiser {self.name!r}; there are {', '.join(get_args(OptimiserName))}")
         for name in ("lr", "trust"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optimiser: {name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"optimiser: {name} must not be negative, got {getattr(self, name)}")
+        if self.final_weight_decay is not None and self.final_weight_decay < 0:
+            raise ConfigError(f"optimiser: final_weight_decay must not be negative, got {self.final_weight_decay}")
         if not all(0 <= value < 1 for value in (self.momentum, *self.betas)):
             raise ConfigError(f"optimiser: momentum and betas must lie in [0, 1): {self.momentum}, {self.betas}")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
@@ -76,6 +82,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     groups = parameter_groups(model, config.weight_decay)
     if config.name == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum, trust=config.trust)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 
@@ -133,7 +141,31 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int, steps_per
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup + 1) / (total_steps - warmup + 1)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of all groups."""
+def cosine_ramp(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at progress 1 along half a cosine; flat at both ends."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * progress))
+
+
+def apply_schedules(optimizer: torch.optim.Optimizer, config: OptimConfig, *, lr: float, progress: float) -> None:
+    """Set the rate of all groups, and the weight decay of those that are decayed at all."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+        if group["adapt"] and config.final_weight_decay is not None:
+            group["weight_decay"] = cosine_ramp(config.weight_decay, config.final_weight_decay, progress)
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, online: nn.Module, *, momentum: float) -> None:
+    """average <- momentum * average + (1 - momentum) * online, for all parameters; buffers are copied.
+
+    The exponential moving average of BYOL and DINO. Running means and variances of batch norm are averages already.
+
+    Raises:
+        ValueError: momentum is not in [0, 1].
+    """
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+    for kept, new in zip(average.parameters(), online.parameters(), strict=True):
+        kept.lerp_(new, 1 - momentum)
+    for kept, new in zip(average.buffers(), online.buffers(), strict=True):
+        kept.copy_(new)

@@ -21,12 +21,13 @@ from serving.errors import ConfigError
 from training import loop
 from training.backbones import ENCODERS, Encoder
 from training.commands import pretrain as command_module
+from training.config import PretrainConfig
 from training.data.augment import View, ViewSpec, symmetric_views
 from training.heads import build_mlp
 from training.loop import DivergedError, LoopOptions, Summary, pretrain, step_seed
 from training.methods import METHODS, Method, MethodConfig
 from training.optim import OptimConfig
-from training.recipes import PretrainConfig, simclr_resnet18
+from training.recipes import simclr_resnet18
 from training.runs import load_encoder, read_json
 
 SIZE = 16

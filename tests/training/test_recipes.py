@@ -11,7 +11,8 @@ import pytest
 
 from serving.errors import ConfigError
 from training.data.augment import View, ViewSpec
-from training.recipes import RECIPES, PretrainConfig, simclr_resnet18, simclr_vit_tiny
+from training.config import PretrainConfig
+from training.recipes import RECIPES, simclr_resnet18, simclr_vit_tiny
 
 
 def test_simclr_on_resnet18_is_as_published() -> None:

@@ -15,7 +15,7 @@ HSV. Without clamps in between, the four jitters commute, so no order is drawn.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,6 +126,34 @@ def inspection_views(size: int) -> ViewSpec:
     """
     jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.02)
     view = View(size=size, count=2, crop_scale=(0.2, 1.0), jitter=jitter, grey_p=0.1, blur_p=0.3)
+    return ViewSpec(views=(view,))
+
+
+def asymmetric_views(size: int) -> ViewSpec:
+    """Two views drawn unlike: one always blurred, the other seldom, and solarised at times (Grill et al. 2020, table 6;
+    Zbontar et al. 2021, appendix A)."""
+    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    first = View(size=size, jitter=jitter, blur_p=1.0)
+    return ViewSpec(views=(first, replace(first, blur_p=0.1, solarise_p=0.2)))
+
+
+def multi_crop_views(size: int, *, local_size: int, local_count: int) -> ViewSpec:
+    """Two large views, drawn unlike, then `local_count` small ones of small parts (Caron et al. 2021, appendix C)."""
+    (first, second), scale = asymmetric_views(size).views, (0.4, 1.0)
+    local = replace(first, size=local_size, count=local_count, crop_scale=(0.05, 0.4), blur_p=0.5)
+    return ViewSpec(views=(replace(first, crop_scale=scale), replace(second, crop_scale=scale), local))
+
+
+def inspection_multi_crop_views(size: int, *, local_size: int, local_count: int) -> ViewSpec:
+    """`multi_crop_views`, as mild as `inspection_views` in colour, with local views that may still hold a defect."""
+    (mild,) = inspection_views(size).views
+    local = replace(mild, size=local_size, count=local_count, crop_scale=(0.1, 0.4))
+    return ViewSpec(views=(replace(mild, crop_scale=(0.4, 1.0)), local))
+
+
+def masked_view(size: int) -> ViewSpec:
+    """One view, cropped and flipped alone: what is hidden is the task (He et al. 2022, section 4)."""
+    view = View(size=size, crop_scale=(0.2, 1.0), jitter_p=0.0, grey_p=0.0, blur_p=0.0)
     return ViewSpec(views=(view,))
 
 

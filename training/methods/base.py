@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from training.backbones import Encoder
 from training.data.augment import ViewSpec
+from training.distributed import rank, world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,20 @@ class MethodConfig:
     """What every method has to be told: which views it wants."""
 
     views: ViewSpec
+
+
+def wide(x: Tensor) -> Tensor:
+    """In the precision that losses are computed in: float64 as it is, everything else as float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def encode_views(encoder: nn.Module, head: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """`head(encoder(view))` for every view, [N, P] each; neighbours of one size pass together, as one batch."""
+    outputs: list[Tensor] = []
+    for _, group in groupby(views, key=lambda view: view.shape[-1]):
+        same = list(group)
+        outputs += head(encoder(torch.cat(same))).chunk(len(same))
+    return outputs
 
 
 class Method(nn.Module, ABC):
@@ -39,6 +55,15 @@ class Method(nn.Module, ABC):
         self.views = config.views
         self.generator = torch.Generator()
 
+    def draw_uniform(self, rows: int, columns: int) -> Tensor:
+        """Numbers in [0, 1) for this process's rows of the batch, float32 [rows, columns], on the CPU.
+
+        All processes draw for the whole batch and take their part, so that what a frame gets does not depend on how
+        many there are.
+        """
+        drawn = torch.rand((rows * world_size(), columns), generator=self.generator)
+        return drawn[rank() * rows : (rank() + 1) * rows]
+
     @abstractmethod
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
         """Loss of one batch, float32 scalar.
@@ -46,6 +71,16 @@ class Method(nn.Module, ABC):
         Args:
             views: one float32 [N, 3, s, s] for each view of `self.views`, in its order.
             progress: share of the run's steps that are done, from 0 to 1.
+        """
+
+    def forward(self, views: list[Tensor], progress: float) -> Tensor:
+        """`loss`, under the name by which data-parallel wrappers call a module."""
+        return self.loss(views, progress)
+
+    def after_backward(self, progress: float) -> None:
+        """Called between the backward pass and the optimiser step, for gradients that must not be applied.
+
+        `progress` is that of the step's loss.
         """
 
     def after_step(self, progress: float) -> None:

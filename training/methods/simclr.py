@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from serving.errors import ConfigError
 from training.backbones import Encoder
+from training.distributed import gather
 from training.heads import build_mlp
-from training.methods.base import Method, MethodConfig
+from training.methods.base import Method, MethodConfig, wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class SimCLR(Method):
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
         # One pass over both views, as published: batch norm then sees them together.
         first, second = self.projector(self.encoder(torch.cat(views))).chunk(2)
-        return nt_xent(first, second, temperature=self.temperature)
+        return nt_xent(gather(first), gather(second), temperature=self.temperature)
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
@@ -68,8 +69,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
         raise ValueError(f"two projections [N, P] with N >= 2 needed: {tuple(first.shape)}, {tuple(second.shape)}")
     n = len(first)
     with torch.autocast(first.device.type, enabled=False):
-        both = torch.cat((first, second))
-        z = functional.normalize(both if both.dtype == torch.float64 else both.float(), dim=1)
+        z = functional.normalize(wide(torch.cat((first, second))), dim=1)
         similarity = z @ z.T / temperature
         itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
         partner = torch.arange(2 * n, device=z.device).roll(n)
