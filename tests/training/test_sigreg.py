@@ -109,14 +109,13 @@ def test_whatever_differs_from_the_standard_normal_costs_more(change: str) -> No
 
 def test_descending_it_makes_embeddings_standard_normal() -> None:
     generator = torch.Generator().manual_seed(4)
-    z = (1 + 0.2 * torch.randn(128, 4, generator=generator)).requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=0.1)
-    for _ in range(150):
-        optimizer.zero_grad()
-        sigreg(z, random_directions(4, 32, generator)).backward()
-        optimizer.step()
-    torch.testing.assert_close(z.detach().mean(dim=0), torch.zeros(4), atol=0.15, rtol=0)
-    torch.testing.assert_close(z.detach().T.cov(), torch.eye(4), atol=0.25, rtol=0)
+    z = 1 + 0.2 * torch.randn(64, 4, generator=generator)
+    for _ in range(200):
+        z.requires_grad_()
+        (slope,) = torch.autograd.grad(sigreg(z, random_directions(4, 16, generator)), z)
+        z = (z - 0.5 * slope).detach()
+    torch.testing.assert_close(z.mean(dim=0), torch.zeros(4), atol=0.1, rtol=0)
+    torch.testing.assert_close(z.T.cov(), torch.eye(4), atol=0.2, rtol=0)
 
 
 def test_order_rotation_and_mirror_images_do_not_matter(embeddings: torch.Tensor, directions: torch.Tensor) -> None:
