@@ -43,13 +43,14 @@ def test_tree_is_as_long_as_scipys() -> None:
         assert tree_length(distances, subset) == pytest.approx(expected, rel=1e-12)
 
 
-def test_tree_leaves_distances_alone_and_spans_duplicates() -> None:
+def test_tree_spans_duplicates_and_leaves_its_arguments_alone() -> None:
     points = np.random.default_rng(1).normal(size=(20, 3))
     distances = squareform(pdist(np.concatenate((points, points))))
-    kept = distances.copy()
-    once, twice = tree_length(distances, np.arange(20)), tree_length(distances, np.arange(40))
+    kept, everything = distances.copy(), np.arange(40)
+    once, twice = tree_length(distances, np.arange(20)), tree_length(distances, everything)
     assert twice == pytest.approx(once, rel=1e-12)
     assert np.array_equal(distances, kept)
+    assert np.array_equal(everything, np.arange(40))
 
 
 @pytest.mark.parametrize(("dimensions", "tolerance"), [(1, 0.05), (2, 0.1), (3, 0.1), (5, 0.15), (8, 0.2)])
@@ -102,6 +103,12 @@ def test_only_so_many_frames_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("value", [1.0, 0.1, -1e4])
 def test_coinciding_embeddings_have_no_dimension(value: float) -> None:
     assert math.isnan(idest(torch.full((64, 8), value), generator()))
+
+
+def test_what_float32_cannot_tell_apart_coincides() -> None:
+    noise = torch.randn(64, 8, generator=generator(), dtype=torch.float64)
+    assert math.isnan(idest(1 + 1e-9 * noise, generator()))
+    assert not math.isnan(idest(1 + 1e-5 * noise, generator()))
 
 
 def test_a_simplex_outgrows_every_dimension() -> None:
