@@ -11,7 +11,9 @@ COMMANDS = {
     "pack": ("training.commands.pack", "Decode a data set once into a memory-mapped pack."),
     "pretrain": ("training.commands.pretrain", "Pretrain an encoder without labels."),
     "probe": ("training.commands.probe", "Fit and measure a linear probe on a frozen encoder."),
+    "classes": ("training.commands.classes", "Fit and measure a probe for each of the 17 Sewer-ML classes."),
     "supervised": ("training.commands.supervised", "Train a supervised baseline."),
+    "sweep": ("training.commands.sweep", "Run the study: methods, encoders, shares of defects, seeds."),
     "export": ("training.commands.export", "Export encoder and probe as a pair for serving."),
 }
 

@@ -109,8 +109,11 @@ class LabelledFrames:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """What came out of fitting; `informative`: whether logits rise with defects on the held-out part."""
+class ProbeFit:
+    """What came out of fitting; `informative`: whether logits rise with defects on the held-out part.
+
+    `thresholds` are on the calibrated score; `held_out` are the places of the frames kept from the fit.
+    """
 
     linear: LinearProbe
     platt: Platt
@@ -148,7 +151,7 @@ def run_probe(
     for pack in packs.values():
         check_size(encoder, pack)
     data = {name: labelled_frames(run, encoder, pack, device) for name, pack in packs.items()}
-    fit = _fit(data["train"], config)
+    fit = fit_probe(data["train"], config)
     metrics = _measure(data, fit, config, command)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -294,7 +297,12 @@ def labelled_frames(run: Path, encoder: Encoder, pack: Pack, device: str) -> Lab
     )
 
 
-def _fit(train: LabelledFrames, config: ProbeConfig) -> _Fit:
+def fit_probe(train: LabelledFrames, config: ProbeConfig) -> ProbeFit:
+    """Fit, calibrate and place the thresholds on labelled frames.
+
+    Raises:
+        IndivisibleError: the inspections cannot be divided into a part to fit and a part to calibrate on.
+    """
     rng = np.random.default_rng([config.seed, 0])
     held_out = hold_out_groups(train.labels, train.groups, config.calibration_share, rng)
     labels, features = train.labels[held_out], train.features[held_out]
@@ -317,7 +325,7 @@ def _fit(train: LabelledFrames, config: ProbeConfig) -> _Fit:
         best = (np.inf, l2, linear, flat_platt(labels, linear.logits(features)))
     _, l2, linear, platt = best
     thresholds = choose_thresholds(labels, linear.logits(features), platt)
-    return _Fit(
+    return ProbeFit(
         linear=linear,
         platt=platt,
         thresholds=thresholds,
@@ -332,7 +340,7 @@ def _mean_log_loss(labels: NDArray[np.integer], scores: Floats) -> float:
     return float(-np.mean(np.log(np.maximum(picked, 1e-300))))
 
 
-def _measure(data: Mapping[str, LabelledFrames], fit: _Fit, config: ProbeConfig, command: str) -> list[Metric]:
+def _measure(data: Mapping[str, LabelledFrames], fit: ProbeFit, config: ProbeConfig, command: str) -> list[Metric]:
     thresholds = {
         DEFAULT: fit.thresholds[DEFAULT].value,
         ARGMAX: float(fit.platt.score(np.zeros(1))[0]),
@@ -355,7 +363,7 @@ def _measure(data: Mapping[str, LabelledFrames], fit: _Fit, config: ProbeConfig,
     return metrics
 
 
-def _calibration_record(train: LabelledFrames, val: LabelledFrames, fit: _Fit) -> dict[str, Any]:
+def _calibration_record(train: LabelledFrames, val: LabelledFrames, fit: ProbeFit) -> dict[str, Any]:
     held_out = fit.held_out
     prevalence = float(np.mean(train.labels[held_out]))
     calibration = Calibration(
@@ -387,7 +395,7 @@ def _calibration_quality(labels: NDArray[np.integer], logits: Floats, platt: Pla
     }
 
 
-def _operating_points(val: LabelledFrames, fit: _Fit) -> dict[str, Any]:
+def _operating_points(val: LabelledFrames, fit: ProbeFit) -> dict[str, Any]:
     scores = fit.platt.score(fit.linear.logits(val.features))
     points = {}
     for name, threshold in fit.thresholds.items():

@@ -25,7 +25,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +74,27 @@ class CorruptFramesError(DataError):
     """Some images of a data set cannot be decoded."""
 
 
+class Frames(Protocol):
+    """uint8 [N, S, S, 3], read by slices and arrays of places; as a rule a memory map."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: Any, /) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pack:
     """N frames of S x S pixels, ready for training.
 
     Attributes:
         path: its folder.
-        frames: uint8 [N, S, S, 3], a read-only memory map.
+        frames: uint8 [N, S, S, 3], a read-only memory map, or some rows of one.
         labels: int8 [N]: 1 defect, 0 normal, -1 unlabelled.
         classes: uint8 [N, 17], columns as `CLASS_CODES`.
         inspections: int32 [N], -1 unknown.
@@ -92,7 +106,7 @@ class Pack:
     """
 
     path: Path
-    frames: NDArray[np.uint8]
+    frames: Frames
     labels: NDArray[np.int8]
     classes: NDArray[np.uint8]
     inspections: NDArray[np.int32]
