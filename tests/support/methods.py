@@ -103,7 +103,7 @@ def training_losses(method: Method, optim: OptimConfig, steps: int) -> list[floa
     """Losses of `steps` steps on `drawn_frames`, as the loop takes them but at a constant rate.
 
     Views are the same at each step, and so is what the method draws: fresh ones would bury the slope under their own
-    differences.
+    differences. Progress goes from 0 to 1 over these steps, so schedules make a shorter run another one.
     """
     optimizer, losses, views = build_optimizer(method, optim), [], same_views(method)
     for step in range(steps):

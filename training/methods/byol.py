@@ -38,7 +38,7 @@ class BYOLConfig(MethodConfig):
             raise ConfigError(f"byol compares two views of each frame, the view spec makes {self.views.count}")
         if not 0 <= self.momentum <= 1:
             raise ConfigError(f"byol: momentum must lie in [0, 1], got {self.momentum}")
-        if self.projector[-1:] != self.predictor[-1:]:
+        if not self.projector or self.projector[-1:] != self.predictor[-1:]:
             raise ConfigError(
                 f"byol: the predictor predicts projections, so it must end as wide as the projector does, "
                 f"{self.projector} and {self.predictor}"

@@ -33,7 +33,7 @@ class VICRegConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.views.count != 2:
             raise ConfigError(f"vicreg compares two views of each frame, the view spec makes {self.views.count}")
-        if not min(self.invariance, self.variance, self.covariance) > 0:
+        if not all(weight > 0 for weight in (self.invariance, self.variance, self.covariance)):
             raise ConfigError(
                 "vicreg: the weights of its terms must be positive, got "
                 f"{self.invariance}, {self.variance}, {self.covariance}"
