@@ -51,9 +51,9 @@ class OptimConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"optimiser: {name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_epochs"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"optimiser: {name} must not be negative, got {getattr(self, name)}")
-        if self.final_weight_decay is not None and self.final_weight_decay < 0:
+        if self.final_weight_decay is not None and not self.final_weight_decay >= 0:
             raise ConfigError(f"optimiser: final_weight_decay must not be negative, got {self.final_weight_decay}")
         if not all(0 <= value < 1 for value in (self.momentum, *self.betas)):
             raise ConfigError(f"optimiser: momentum and betas must lie in [0, 1): {self.momentum}, {self.betas}")
