@@ -166,6 +166,19 @@ def draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Float
     return np.bincount(flat.ravel(), minlength=replicates * groups).reshape(replicates, groups).astype(np.float64)
 
 
+def auroc_replicates(
+    labels: NDArray[np.integer], scores: NDArray[np.floating], *, draws: Floats, groups: Ints
+) -> Floats:
+    """AUROC of each replicate, float64 [R]; NaN where it drew one class only.
+
+    Args:
+        labels, scores: [N].
+        draws: [R, G], of `draw_groups`; two scores measured on the same draws can be compared replicate by replicate.
+        groups: [N], of `group_ids`.
+    """
+    return _over_replicates(_ranked(labels, scores).auroc, draws, groups)
+
+
 def percentile_interval(value: float, spread: Floats) -> Estimate:
     """A value with the 95 % percentile interval of its replicates [R]; undefined ones are NaN."""
     # A replicate of few inspections can lack a class, where AUROC is undefined: it is left out.

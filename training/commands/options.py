@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,4 +40,27 @@ def device_option(function: Any) -> Any:
         show_default=True,
         callback=_checked_device,
         help="auto, cpu, cuda, or one of several GPUs: cuda:1.",
+    )(function)
+
+
+def _named_paths(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not name or not equals or not path:
+            raise ConfigError(f"--evaluate takes NAME=PACK, got {value!r}")
+        if name in named:
+            raise ConfigError(f"--evaluate names {name!r} twice: give each pack a name of its own")
+        named[name] = Path(path)
+    return named
+
+
+def evaluate_option(function: Any) -> Any:
+    """Add `--evaluate NAME=PACK`, repeatable; the command gets the packs' folders by name."""
+    return click.option(
+        "--evaluate",
+        multiple=True,
+        metavar="NAME=PACK",
+        callback=_named_paths,
+        help="Measure on another pack, too; may be repeated.",
     )(function)

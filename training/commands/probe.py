@@ -11,7 +11,7 @@ from rich.table import Table
 from serving.durable import write_json_atomic
 from serving.errors import ConfigError
 from training import runs
-from training.commands.options import device_option, typed_command
+from training.commands.options import device_option, evaluate_option, typed_command
 from training.data.pack import Pack, open_pack
 from training.probe import PROBE, PROBE_JSON, FittedProbe, ProbeConfig, run_probe
 
@@ -40,7 +40,7 @@ _ROWS = {
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Pack that it is measured on.",
 )
-@click.option("--evaluate", multiple=True, metavar="NAME=PACK", help="Measure on another pack, too; may be repeated.")
+@evaluate_option
 @click.option(
     "--random-init",
     metavar="ENCODER",
@@ -58,7 +58,7 @@ def command(
     run: Path,
     train: Path,
     val: Path,
-    evaluate: tuple[str, ...],
+    evaluate: dict[str, Path],
     random_init: str | None,
     seed: int,
     calibration_share: float,
@@ -74,7 +74,7 @@ def command(
       pipeprobe-train probe runs/floor --random-init resnet18 --train packs/train --val packs/val
     """
     config = ProbeConfig(calibration_share=calibration_share, seed=seed)
-    others = {name: open_pack(path) for name, path in map(_named_path, evaluate)}
+    others = {name: open_pack(path) for name, path in evaluate.items()}
     train_pack = open_pack(train)
     if random_init is not None:
         make_random_run(run, random_init, train_pack, seed)
@@ -160,10 +160,3 @@ def _calibration_table(fitted: FittedProbe) -> Table:
         share = f"{100 * part['prevalence']:.1f} %"
         table.add_row(name, str(part["n"]), share, *(f"{part[key]:.4f}" for key in keys))
     return table
-
-
-def _named_path(argument: str) -> tuple[str, Path]:
-    name, equals, path = argument.partition("=")
-    if not name or not equals or not path:
-        raise ConfigError(f"--evaluate takes NAME=PACK, got {argument!r}")
-    return name, Path(path)

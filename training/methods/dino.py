@@ -145,8 +145,13 @@ def dino_loss(
         ValueError: shapes differ, or there is no pair.
     """
     shapes = {tuple(logits.shape) for logits in (*student, *teacher)}
-    if len(shapes) != 1 or len(student) < 2 or not teacher or len(teacher) > len(student):
-        raise ValueError(f"two or more views of one shape [N, K] needed, teacher's first: {sorted(shapes)}")
+    if len(student) < 2 or not 0 < len(teacher) <= len(student) or len(shapes) != 1 or student[0].ndim != 2:
+        raise ValueError(
+            f"two or more views of one shape [N, K] needed, the teacher's being the first of the student's, got "
+            f"{len(student)} and {len(teacher)} views of shapes {sorted(shapes)}"
+        )
+    if centre.shape != student[0].shape[1:]:
+        raise ValueError(f"the centre must be [{student[0].shape[1]}], one for each prototype: {tuple(centre.shape)}")
     with torch.autocast(student[0].device.type, enabled=False):
         targets = [((wide(logits.detach()) - centre) / teacher_temperature).softmax(1) for logits in teacher]
         logs = [(wide(logits) / student_temperature).log_softmax(1) for logits in student]

@@ -33,8 +33,10 @@ class LeJEPAConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.views.count < GLOBAL_VIEWS:
             raise ConfigError(f"lejepa compares two and more views of each frame, the spec makes {self.views.count}")
-        if not 0 < self.weight < 1 or self.directions < 1:
-            raise ConfigError(f"lejepa: weight must lie in (0, 1), directions be positive: {self.weight}")
+        if not 0 < self.weight < 1:
+            raise ConfigError(f"lejepa: weight must lie in (0, 1), got {self.weight}")
+        if self.directions < 1:
+            raise ConfigError(f"lejepa: directions must be positive, got {self.directions}")
 
 
 class LeJEPA(Method):
@@ -63,11 +65,26 @@ def lejepa_loss(projected: Sequence[Tensor], directions: Tensor, *, weight: floa
 
     Returns:
         float32 scalar (float64 for float64 input), computed in that precision under autocast too.
+
+    Raises:
+        ValueError: fewer than two views, shapes differ, or directions of another width.
     """
-    with torch.autocast(projected[0].device.type, enabled=False):
-        z = wide(torch.stack(list(projected)))
+    z = stack_views(projected)
+    with torch.autocast(z.device.type, enabled=False):
         spread = torch.stack([sigreg(view, directions.to(z.dtype)) for view in z]).mean()
         return (1 - weight) * prediction_loss(z) + weight * spread
+
+
+def stack_views(projected: Sequence[Tensor]) -> Tensor:
+    """V tensors [N, P] -> [V, N, P], in the precision that losses are computed in.
+
+    Raises:
+        ValueError: fewer than two views, or shapes differ.
+    """
+    shapes = [tuple(z.shape) for z in projected]
+    if len(shapes) < GLOBAL_VIEWS or len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        raise ValueError(f"two or more views of one shape [N, P] needed, the first two global, got {shapes}")
+    return wide(torch.stack(list(projected)))
 
 
 def prediction_loss(z: Tensor) -> Tensor:

@@ -35,8 +35,13 @@ class MAEConfig(MethodConfig):
             raise ConfigError(f"mae hides parts of one view of each frame, the view spec makes {self.views.count}")
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mae: mask_ratio must lie between 0 and 1, got {self.mask_ratio}")
-        if self.decoder_depth < 1 or self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
-            raise ConfigError("mae: decoder_width must be a multiple of 4 and of decoder_heads, decoder_depth positive")
+        if min(self.decoder_width, self.decoder_depth, self.decoder_heads) < 1:
+            raise ConfigError("mae: decoder_width, decoder_depth and decoder_heads must be positive")
+        if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
+            raise ConfigError(
+                f"mae: decoder_width must be a multiple of 4 and of decoder_heads, got {self.decoder_width} and "
+                f"{self.decoder_heads}"
+            )
 
 
 class MAE(Method):
@@ -51,9 +56,11 @@ class MAE(Method):
                 f"mae drops patches, which {encoder.name} cannot: take vit_tiny, or masked_conv, its counterpart for "
                 "convolutions"
             )
+        size = config.views.views[0].size
+        encoder.check_view_size(size)
         self.mask_ratio = config.mask_ratio
         self.patch = encoder.stride
-        side = config.views.views[0].size // self.patch
+        side = size // self.patch
         self.visible = max(1, round(side * side * (1 - config.mask_ratio)))
         if self.visible >= side * side:
             raise ConfigError(f"mae: of {side * side} patches, mask_ratio {config.mask_ratio} hides none")

@@ -82,12 +82,12 @@ def masked_pixel_loss(drawn: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes do not fit, or nothing is hidden.
     """
-    n, channels, height, width = images.shape
-    if drawn.shape != images.shape or hidden.shape != (n, 1, height, width) or not bool(hidden.any()):
+    one_channel = (*images.shape[:1], 1, *images.shape[2:])
+    if images.ndim != 4 or drawn.shape != images.shape or hidden.shape != one_channel or not bool(hidden.any()):
         raise ValueError(
             f"pictures and hidden places do not fit, or none is hidden: {tuple(drawn.shape)}, {tuple(images.shape)}, "
             f"{tuple(hidden.shape)}"
         )
     with torch.autocast(drawn.device.type, enabled=False):
         error = (wide(drawn) - wide(images)).abs()
-        return (error * hidden).sum() / (channels * hidden.sum())
+        return (error * hidden).sum() / (images.shape[1] * hidden.sum())

@@ -15,8 +15,8 @@ from serving.errors import ConfigError
 from training.backbones import Encoder
 from training.distributed import gather
 from training.heads import build_mlp
-from training.methods.base import Method, MethodConfig, encode_views, wide
-from training.methods.lejepa import GLOBAL_VIEWS, prediction_loss
+from training.methods.base import Method, MethodConfig, encode_views
+from training.methods.lejepa import GLOBAL_VIEWS, prediction_loss, stack_views
 from training.sigreg import random_directions
 
 # Added to deviations that are divided by.
@@ -41,10 +41,15 @@ class VISRegConfig(MethodConfig):
     def __post_init__(self) -> None:
         if self.views.count < GLOBAL_VIEWS:
             raise ConfigError(f"visreg compares two and more views of each frame, the spec makes {self.views.count}")
-        if not 0 < self.weight < 1 or min(self.scale, self.shape, self.centre) < 0 or self.directions < 1:
+        if not 0 < self.weight < 1:
+            raise ConfigError(f"visreg: weight must lie in (0, 1), got {self.weight}")
+        if min(self.scale, self.shape, self.centre) < 0:
             raise ConfigError(
-                "visreg: weight must lie in (0, 1), the terms' weights not be negative, directions positive"
+                "visreg: the weights of its terms must not be negative, got "
+                f"{self.scale}, {self.shape}, {self.centre}"
             )
+        if self.directions < 1:
+            raise ConfigError(f"visreg: directions must be positive, got {self.directions}")
 
 
 class VISReg(Method):
@@ -75,9 +80,16 @@ def visreg_loss(projected: Sequence[Tensor], directions: Tensor, *, config: VISR
 
     Returns:
         float32 scalar (float64 for float64 input), computed in that precision under autocast too.
+
+    Raises:
+        ValueError: fewer than two views, shapes differ, N < 2, or directions of another width.
     """
-    with torch.autocast(projected[0].device.type, enabled=False):
-        z = wide(torch.stack(list(projected)))
+    z = stack_views(projected)
+    if z.shape[1] < 2:
+        raise ValueError(f"one frame has no spread: N >= 2 needed, got views of {tuple(z.shape[1:])}")
+    if directions.ndim != 2 or len(directions) != z.shape[2] or directions.shape[1] == 0:
+        raise ValueError(f"directions must be [{z.shape[2]}, M] with M >= 1, got {tuple(directions.shape)}")
+    with torch.autocast(z.device.type, enabled=False):
         regulariser = (
             config.scale * scale_loss(z) + config.shape * shape_loss(z, directions.to(z.dtype))
             + config.centre * centre_loss(z)
