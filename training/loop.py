@@ -48,7 +48,7 @@ VIEW_STREAM, METHOD_STREAM = 0, 1
 
 
 class DivergedError(PipeprobeError):
-    """The loss is no longer a finite number."""
+    """The loss, or what the encoder computes, is no longer a finite number."""
 
     status = 500
     slug = "diverged"
@@ -273,6 +273,9 @@ class _Loop:
         self._require_finite()
         frames_per_s = rate.per_second()
         features = self.monitor_features()
+        if not bool(torch.isfinite(features).all()):
+            # The last step's loss was still finite; what that step made of the weights is not.
+            raise DivergedError(f"the features are not finite after epoch {epoch + 1} in {self.run}: {self._remedy()}")
         rank, std = rankme(features), feature_std(features)
         collapsed = is_collapsed(rank=rank, std=std, feature_dim=features.shape[1])
         self.last_epoch = {
@@ -316,10 +319,15 @@ class _Loop:
     def _require_finite(self) -> None:
         if not bool(torch.isfinite(self.epoch_loss)):
             raise DivergedError(
-                f"the loss is {float(self.epoch_loss)} at step {self.step} of {self.total_steps} in {self.run}. "
-                f"Lower the learning rate (now {self.optimizer.param_groups[0]['lr']:.3g}) or train with "
-                f"precision fp32; {CHECKPOINT} is from before"
+                f"the loss is {float(self.epoch_loss)} at step {self.step} of {self.total_steps} in {self.run}: "
+                f"{self._remedy()}"
             )
+
+    def _remedy(self) -> str:
+        return (
+            f"lower the learning rate (now {self.optimizer.param_groups[0]['lr']:.3g}) or train with precision fp32; "
+            f"{CHECKPOINT} is from before"
+        )
 
     # ---- time, checkpoints, files ---------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from serving.durable import write_json_atomic
+from serving.errors import DataError
 from training import runs
 from training.backbones import build_encoder, seeded_init
 from training.data.augment import make_views
@@ -40,10 +41,18 @@ def estimate_s(study: Study, device: str) -> dict[str, float]:
     for experiment in study.planned:
         cell = (experiment.defect_proportion, experiment.seed)
         if cell not in sizes:
-            sizes[cell] = len(training_subset(study.data.train, experiment, study.settings))
+            sizes[cell] = _subset_size(study, experiment)
         found[experiment.id] = _seconds(experiment, study, rates, sizes[cell], device)
     write_json_atomic(study.folder / THROUGHPUT, rates)
     return found
+
+
+def _subset_size(study: Study, experiment: Experiment) -> int:
+    """Frames that it trains on; 0 where the split cannot give them, which it will say itself when its turn comes."""
+    try:
+        return len(training_subset(study.data.train, experiment, study.settings))
+    except DataError:
+        return 0
 
 
 def _known_rates(folder: Path, device: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from training.data.pack import Pack
 from training.data.pack_subset import select_frames
 from training.features import FEATURES
 from training.label_free import measure_all
+from training.label_free.intrinsic import IDEST_FEWEST
 from training.loop import DivergedError, LoopOptions, pretrain
 from training.multilabel_metrics import official_scores
 from training.operating_points import DEFAULT
@@ -152,7 +153,7 @@ def _pretrain(
     command: str,
 ) -> dict[str, Any]:
     config = pretraining(experiment, settings, train.size)
-    if not (folder / runs.ENCODER).is_file():
+    if not _is_pretrained(folder):
         resume = (folder / runs.CHECKPOINT).is_file()
         if not resume:
             # Killed before its first checkpoint: nothing in there is worth keeping.
@@ -164,6 +165,12 @@ def _pretrain(
     view_size = config.method_config.views.views[0].size
     settings_record = {"epochs": config.epochs, "batch_size": config.batch_size, "view_size": view_size}
     return settings_record | {key: record[key] for key in kept}
+
+
+def _is_pretrained(folder: Path) -> bool:
+    """Whether pretraining ended; its record is written after its encoder, and a kill may come between."""
+    ended = (folder / runs.ENCODER).is_file() and (folder / runs.RUN).is_file()
+    return ended and runs.read_json(folder / runs.RUN).get("status") in ("finished", "collapsed")
 
 
 def _write_untrained(
@@ -196,6 +203,8 @@ def _start(experiment: Experiment, study: Path, initial: Mapping[str, Encoder]) 
     if experiment.kind == "supervised":
         return initial.get(experiment.encoder)
     source = study / start_of(experiment).id
+    if (source / RESULT).is_file() and runs.read_json(source / RESULT)["status"] == "diverged":
+        raise DataError(f"{experiment.id} starts from the encoder of {source}, which diverged and left none")
     if not (source / runs.ENCODER).is_file():
         raise DataError(f"{experiment.id} starts from the encoder of {source}, which is not there: run that first")
     return runs.load_encoder(source)[0]
@@ -225,12 +234,16 @@ def _probe(
 def _class_scores(
     parts: Mapping[str, LabelledFrames], experiment: Experiment, settings: StudySettings
 ) -> dict[str, Any]:
-    """Official multi-label scores of class probes; empty where the classes of the defects are not known."""
+    """Official multi-label scores of class probes; empty where the classes are not known, or all too rare to learn."""
     train = parts["train"]
     if not train.classes.any():
         return {}
     config = ClassProbeConfig(held_out_share=settings.calibration_share, seed=experiment.seed)
-    probe = fit_class_probe(train.features, train.classes, train.groups, config=config)
+    try:
+        probe = fit_class_probe(train.features, train.classes, train.groups, config=config)
+    except DataError:
+        # Too few examples of every class, as where few of the frames are defects.
+        return {}
     scores = {
         f"{name}_natural": official_scores(parts[name].classes, probe.scores(parts[name].features)).to_json()
         for name in ("val", "test")
@@ -246,6 +259,9 @@ def _label_free(
     settings: StudySettings,
     device: str,
 ) -> dict[str, float | None]:
+    """Every label-free metric of the training frames' embeddings; none where they are too few to measure on."""
+    if len(labelled.features) < IDEST_FEWEST:
+        return {}
     rng = np.random.default_rng((experiment.seed, 2))
     chosen = rng.permutation(len(labelled.features))[:LABEL_FREE_FRAMES]
     views = _view_embeddings(encoder, train, np.sort(rng.permutation(len(train))[:LIDAR_FRAMES]), settings, device)
@@ -273,6 +289,8 @@ def _view_embeddings(
 
 
 def _tidy(folder: Path) -> None:
-    """Drop what can be made again from the encoder and is large."""
+    """Drop what can be made again from the encoder and is large, and what a kill left half-written."""
     (folder / runs.CHECKPOINT).unlink(missing_ok=True)
+    for partial in folder.glob(".*.partial"):
+        partial.unlink()
     shutil.rmtree(folder / FEATURES, ignore_errors=True)

@@ -28,6 +28,8 @@ PAPER_METHODS = ("simclr", "barlow_twins", "byol", "dino", "mae")
 # What stands for MAE where there is no transformer.
 STAND_INS = {("mae", "resnet18"): "masked_conv"}
 FINETUNED = "finetuned_"
+# In an experiment's folder: held by the process that works on it.
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,7 @@ class Experiment:
     @property
     def id(self) -> str:
         """Its folder's name: method, encoder, per cent of defects, seed."""
-        share = "all" if self.defect_proportion is None else f"p{100 * self.defect_proportion:g}"
-        return f"{self.method}-{self.encoder}-{share}-s{self.seed}"
+        return f"{self.method}-{self.encoder}-{_share_name(self.defect_proportion)}-s{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +94,34 @@ class StudySettings:
                 check_choice(name, value, choices)
             if len(set(values)) != len(values):
                 raise ConfigError(f"{name} names one twice: {', '.join(values)}")
+        check_choice("finetuned_from", self.finetuned_from, METHODS)
         check_choice("optim", self.optim, get_args(Axis))
         check_choice("views", self.views, get_args(Views))
         if not self.encoders or not self.proportions or self.seeds < 1:
             raise ConfigError("a study needs an encoder, a proportion and a seed at least")
         if not all(share is None or 0 < share < 1 for share in self.proportions):
             raise ConfigError(f"proportions lie between 0 and 1: {self.proportions}")
+        names = [_share_name(share) for share in self.proportions]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"proportions names one twice: {', '.join(names)}")
+        self._check_sizes()
         if ("transferred" in self.baselines) > {*self.encoders}.issubset(name for name, _ in self.initial):
             raise ConfigError(
                 "the transferred baseline needs an initial encoder for each of " + ", ".join(self.encoders)
             )
         if "finetuned" in self.baselines and self.finetuned_from not in self.methods:
             raise ConfigError(f"finetuned_from {self.finetuned_from} is not among the methods: {self.methods}")
+
+    def _check_sizes(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ConfigError(
+                f"epochs must be at least 1 and batch_size at least 2, got {self.epochs} and {self.batch_size}"
+            )
+        for name, value in (("view_size", self.view_size), ("frames", self.frames)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be positive, got {value}")
+        if not 0 < self.calibration_share <= 0.5:
+            raise ConfigError(f"calibration_share must be in (0, 0.5], got {self.calibration_share}")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; `from_json` gives equal settings."""
@@ -119,6 +136,10 @@ class StudySettings:
         """
         settings: StudySettings = decode_config(StudySettings, data, where="study settings")
         return settings
+
+
+def _share_name(share: float | None) -> str:
+    return "all" if share is None else f"p{100 * share:g}"
 
 
 def experiments(settings: StudySettings) -> list[Experiment]:

@@ -23,7 +23,7 @@ from training.data.pack import open_pack
 from training.features import check_size, encoder_digest
 from training.probe import describe_pack
 from training.study.experiment import RESULT, StudyData
-from training.study.plan import Experiment, StudySettings, experiments
+from training.study.plan import LOCK, Experiment, StudySettings, experiments
 
 STUDY = "study.json"
 INITIAL = "initial"
@@ -118,7 +118,7 @@ def open_data(folder: Path) -> StudyData:
 def claimed(folder: Path, experiment: Experiment) -> Iterator[bool]:
     """Hold the experiment for this process; yields False where another one has it."""
     (folder / experiment.id).mkdir(parents=True, exist_ok=True)
-    with (folder / experiment.id / ".lock").open("wb") as lock:
+    with (folder / experiment.id / LOCK).open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -19,7 +19,7 @@ from training.metrics import group_ids
 from training.operating_points import DEFAULT, choose_thresholds
 from training.probe import hold_out_groups
 from training.study.evaluation import Scored, Verdicts
-from training.study.plan import Experiment, StudySettings
+from training.study.plan import LOCK, Experiment, StudySettings
 from training.supervised import RESULT, SupervisedConfig, classify, load_classifier, train_supervised
 
 
@@ -85,5 +85,5 @@ def clear_run(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif not path.name.startswith("."):
+        elif path.name != LOCK:
             path.unlink()

@@ -7,6 +7,7 @@ the last checkpoint.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from serving.errors import PipeprobeError
 from training.loop import LoopOptions
 from training.study.experiment import perform
-from training.study.plan import Experiment
+from training.study.plan import Experiment, start_of
 from training.study.study_folder import Study, claimed
 
 Say = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,13 @@ def run_missing(
     failed: dict[str, str] = {}
     missing = [experiment for experiment in study.planned if not study.is_done(experiment)]
     for number, experiment in enumerate(missing, start=1):
+        if experiment.kind == "finetuned" and not study.is_done(start := start_of(experiment)):
+            # In the plan it comes after its start, which shared its fate with one of the lists.
+            if start.id in failed:
+                failed[experiment.id] = f"{start.id}, which it starts from, failed"
+            else:
+                (left if start.id in left else held).append(experiment.id)
+            continue
         remaining_s = None if max_minutes is None else max_minutes * 60 - (time.monotonic() - started)
         if remaining_s is not None and estimates[experiment.id] > remaining_s:
             left.append(experiment.id)
@@ -67,9 +77,9 @@ def run_missing(
             try:
                 say(f"    {_sum_up(run_one(study, experiment, options=options, command=command))}")
                 finished.append(experiment.id)
-            except PipeprobeError as error:
-                failed[experiment.id] = str(error)
-                say(f"    failed: {error}")
+            except Exception as error:
+                failed[experiment.id] = describe_failure(experiment, error)
+                say(f"    failed: {failed[experiment.id]}")
     return SweepOutcome(finished=tuple(finished), held=tuple(held), failed=failed, left=tuple(left))
 
 
@@ -79,6 +89,14 @@ def run_one(study: Study, experiment: Experiment, *, options: LoopOptions, comma
         experiment, study.settings, study.data, study.folder,
         initial=study.initial, options=options, command=command,
     )  # fmt: skip
+
+
+def describe_failure(experiment: Experiment, error: Exception) -> str:
+    """What to say of a failure; of one that nobody foresaw, the log gets the traceback."""
+    if isinstance(error, PipeprobeError):
+        return str(error)
+    _log.error("%s failed", experiment.id, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _sum_up(result: dict[str, object]) -> str:
