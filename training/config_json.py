@@ -12,7 +12,8 @@ from serving.errors import ConfigError
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raise `ConfigError`, naming the choices, unless `value` is one of them."""
-    if value not in choices:
+    # As a tuple, in which what cannot be hashed can be looked for too.
+    if value not in tuple(choices):
         raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 

@@ -247,8 +247,9 @@ def _recipe(
 
 
 def _local_size(size: int) -> int:
-    """Side of local views: about half of the global ones' (96 of 224 px in DINO), in whole patches of 8 px."""
-    return max(8, size // 16 * 8)
+    """Side of local views: about half of the global ones' (96 of 224 px in DINO), in whole patches of ViT-Tiny."""
+    patch = 16 if size >= 192 else 8
+    return max(patch, size // (2 * patch) * patch)
 
 
 def _multi_crop(size: int) -> ViewSpec:
@@ -269,7 +270,8 @@ MASKED: ViewRecipes = {"published": masked_view, "inspection": masked_view}
 def _views(kinds: ViewRecipes, image_size: int, run: RunSettings) -> ViewSpec:
     views = run.get("views", "published")
     check_choice("views", views, kinds)
-    return kinds[views](run.get("view_size") or image_size)
+    size = run.get("view_size")
+    return kinds[views](image_size if size is None else size)
 
 
 # ---- optimisers ---------------------------------------------------------------------------------------------
@@ -327,4 +329,4 @@ def _adamw_rising_decay(batch_share: float) -> OptimConfig:
 
 
 def _dino(spec: ViewSpec, run: RunSettings) -> DINOConfig:
-    return DINOConfig(views=spec, frozen_share=min(1 / run.get("epochs", 100), FROZEN_SHARE))
+    return DINOConfig(views=spec, frozen_share=min(1 / max(1, run.get("epochs", 100)), FROZEN_SHARE))
