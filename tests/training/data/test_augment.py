@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,15 @@ from training.data.augment import (
     Jitter,
     View,
     ViewSpec,
+    asymmetric_views,
     colour_matrix,
     draw_colour,
     draw_geometry,
+    inspection_multi_crop_views,
+    inspection_views,
     make_views,
+    masked_view,
+    multi_crop_views,
     recolour,
     resample,
     symmetric_views,
@@ -214,6 +220,113 @@ def test_views_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> No
     chunked = make_views(frames, symmetric_views(20), torch.Generator().manual_seed(3))
     for one, other in zip(whole, chunked, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+# Of all views, unless a test says otherwise: flips and jitters at every second and most frames.
+USUAL = {"crop_ratio": (3 / 4, 4 / 3), "flip": 0.5, "jitter_p": 0.8, "grey_p": 0.2, "blur_sigma": (0.1, 2.0)}
+MILD = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+FAINT = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.02)
+
+
+def test_symmetric_views_are_those_of_simclr() -> None:
+    strong = Jitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.1)
+    expected = View(size=112, count=2, crop_scale=(0.08, 1.0), jitter=strong, blur_p=0.5, solarise_p=0.0, **USUAL)
+    assert symmetric_views(112) == ViewSpec(views=(expected,))
+
+
+def test_asymmetric_views_are_those_of_byol_and_barlow_twins() -> None:
+    first = View(size=112, count=1, crop_scale=(0.08, 1.0), jitter=MILD, blur_p=1.0, solarise_p=0.0, **USUAL)
+    second = View(size=112, count=1, crop_scale=(0.08, 1.0), jitter=MILD, blur_p=0.1, solarise_p=0.2, **USUAL)
+    assert asymmetric_views(112) == ViewSpec(views=(first, second))
+
+
+def test_multi_crop_views_are_those_of_dino() -> None:
+    first = View(size=112, crop_scale=(0.4, 1.0), jitter=MILD, blur_p=1.0, solarise_p=0.0, **USUAL)
+    second = View(size=112, crop_scale=(0.4, 1.0), jitter=MILD, blur_p=0.1, solarise_p=0.2, **USUAL)
+    local = View(size=48, count=5, crop_scale=(0.05, 0.4), jitter=MILD, blur_p=0.5, solarise_p=0.0, **USUAL)
+    assert multi_crop_views(112, local_size=48, local_count=5) == ViewSpec(views=(first, second, local))
+
+
+def test_inspection_views_are_milder() -> None:
+    kept = {**USUAL, "jitter": FAINT, "grey_p": 0.1, "blur_p": 0.3, "solarise_p": 0.0}
+    both = View(size=96, count=2, crop_scale=(0.2, 1.0), **kept)
+    assert inspection_views(96) == ViewSpec(views=(both,))
+    large = View(size=96, count=2, crop_scale=(0.4, 1.0), **kept)
+    local = View(size=48, count=4, crop_scale=(0.1, 0.4), **kept)
+    assert inspection_multi_crop_views(96, local_size=48, local_count=4) == ViewSpec(views=(large, local))
+
+
+def test_of_asymmetric_views_one_is_always_blurred_and_the_other_seldom_and_solarised_at_times() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for view, blurred, solarised in zip(asymmetric_views(112).views, (1.0, 0.1), (0.0, 0.2), strict=True):
+        shapes = draw_geometry(view, torch.rand((20_000, GEOMETRY_DRAWS), generator=generator))
+        drawn = draw_colour(view, torch.rand((20_000, COLOUR_DRAWS), generator=generator))
+        assert float((shapes.sigma_px > 0).float().mean()) == pytest.approx(blurred, abs=0.01)
+        assert float(drawn.solarise.float().mean()) == pytest.approx(solarised, abs=0.01)
+        assert (float(drawn.brightness.min()), float(drawn.brightness.max())) == pytest.approx((0.6, 1.4), abs=1e-2)
+        assert (float(drawn.saturation.min()), float(drawn.saturation.max())) == pytest.approx((0.8, 1.2), abs=1e-2)
+
+
+def test_the_first_asymmetric_view_is_smoother_than_the_second() -> None:
+    first, second = make_views(random_frames(64, 112), asymmetric_views(112), torch.Generator().manual_seed(0))
+    steps = [(view[..., 1:] - view[..., :-1]).abs().mean() for view in (first, second)]
+    assert steps[0] < 0.9 * steps[1]
+
+
+def test_global_views_come_first_and_local_ones_show_less() -> None:
+    # A frame whose colour says the place: red goes up from left to right, green from top to bottom.
+    ramp = torch.linspace(0, 255, 64).round().to(torch.uint8)
+    frames = torch.stack((ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.full_like(ramp.expand(64, 64), 9)))
+    frames = frames.permute(1, 2, 0).expand(200, 64, 64, 3).contiguous()
+    plain = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0, "solarise_p": 0.0}
+    spec = multi_crop_views(64, local_size=32, local_count=3)
+    spec = ViewSpec(views=tuple(replace(view, **plain) for view in spec.views))
+    views = make_views(frames, spec, torch.Generator().manual_seed(0))
+    assert [tuple(view.shape) for view in views] == [(200, 3, 64, 64)] * 2 + [(200, 3, 32, 32)] * 3
+    low, high = standardise(torch.zeros(1, 3, 1, 1)), standardise(torch.ones(1, 3, 1, 1))
+    for view, (least, most) in zip(views, [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 3, strict=True):
+        back = ((view - low) / (high - low)).flatten(2)
+        extent = (back.amax(2) - back.amin(2))[:, :2]
+        # Colours are those of pixel centres, whose outermost are a pixel nearer to each other than edges are: in the
+        # frame, of 64 px, and in the view.
+        side = view.shape[-1]
+        shown = (extent * (63 / 64) * (side / (side - 1))).prod(1)
+        assert float(shown.min()) > least - 0.02
+        assert float(shown.max()) < most + 0.02
+        assert float(shown.mean()) == pytest.approx((least + most) / 2, abs=0.04)
+
+
+def test_a_masked_view_is_a_crop_and_a_flip_and_nothing_else() -> None:
+    spec = masked_view(32)
+    assert (spec.count, spec.views[0].crop_scale, spec.views[0].flip) == (1, (0.2, 1.0), 0.5)
+    frames = random_frames(40, 32)
+    (view,) = make_views(frames, spec, torch.Generator().manual_seed(4))
+    draws = torch.rand((40, GEOMETRY_DRAWS + COLOUR_DRAWS), generator=torch.Generator().manual_seed(4))
+    drawn = draw_geometry(spec.views[0], draws[:, :GEOMETRY_DRAWS])
+    assert 5 < int(drawn.flip.sum()) < 35
+    assert float((drawn.width * drawn.height).min()) > 0.2 - 1e-6
+    assert not drawn.sigma_px.any()
+    torch.testing.assert_close(view, standardise(resample(frames, drawn, 32)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [asymmetric_views(24), multi_crop_views(24, local_size=16, local_count=2), masked_view(24)],
+    ids=["asymmetric", "multi-crop", "masked"],
+)
+def test_views_of_any_kind_come_from_the_seed_alone(spec: ViewSpec) -> None:
+    frames = random_frames(6, 30)
+    first, again, other = (make_views(frames, spec, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert len(first) == spec.count
+    for one, same, different in zip(first, again, other, strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, different)
+    # What one frame gets does not depend on what the frames beside it show.
+    changed = frames.clone()
+    changed[1:] = 255 - changed[1:]
+    alone = make_views(changed, spec, torch.Generator().manual_seed(1))
+    for one, same in zip(first, alone, strict=True):
+        torch.testing.assert_close(one[0], same[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("frames", [torch.zeros(2, 8, 8, 3), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
