@@ -21,6 +21,10 @@ from torch.nn import functional
 
 from serving.errors import ConfigError
 
+# In views of 16 px and less the strided convolution of ResNet's last stage sees one place. There is nothing to convolve
+# there, and oneDNN's bfloat16 kernel for its weight gradient (torch 2.15, AVX-512) reads memory that nobody wrote.
+SMALLEST_RESNET_VIEW = 17
+
 
 class Encoder(nn.Module):
     """Normalised frames -> feature map -> its mean.
@@ -65,8 +69,11 @@ class ResNet18(Encoder):
         self.trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0, global_pool="")
 
     def check_view_size(self, size: int) -> None:
-        if size < 8:
-            raise ConfigError(f"resnet18 takes views of at least 8 px, got {size} px")
+        if size < SMALLEST_RESNET_VIEW:
+            raise ConfigError(
+                f"resnet18 takes views of at least {SMALLEST_RESNET_VIEW} px, so that its last stage sees more than "
+                f"one place, got {size} px"
+            )
 
     def feature_map(self, x: Tensor) -> Tensor:
         features: Tensor = self.trunk.forward_features(x)

@@ -45,8 +45,9 @@ REFERENCE_BATCH = 256
 WARMUP_EPOCHS = 10.0
 MAE_WARMUP_EPOCHS = 40.0
 WARMUP_SHARE = 0.1
-# Local views beside the two global ones.
+# Local views beside the two global ones, and their least side in pixels: the smallest that both encoders take.
 LOCAL_VIEWS = 4
+SMALLEST_LOCAL_VIEW = 24
 # DINO keeps its prototypes still for the first epoch of 100 and more; shorter runs for at most this share.
 FROZEN_SHARE = 0.05
 
@@ -249,7 +250,7 @@ def _recipe(
 def _local_size(size: int) -> int:
     """Side of local views: about half of the global ones' (96 of 224 px in DINO), in whole patches of ViT-Tiny."""
     patch = 16 if size >= 192 else 8
-    return max(patch, size // (2 * patch) * patch)
+    return max(SMALLEST_LOCAL_VIEW, size // (2 * patch) * patch)
 
 
 def _multi_crop(size: int) -> ViewSpec:
