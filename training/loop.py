@@ -143,6 +143,16 @@ def _check_initial(config: PretrainConfig, initial: Encoder | None) -> None:
         )
 
 
+def _start_from(initial: Encoder, encoder: Encoder) -> None:
+    try:
+        encoder.load_state_dict(initial.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the encoder to start from, {initial.name} at {initial.image_size} px, does not fit {encoder.name} at "
+            f"{encoder.image_size} px: {error}"
+        ) from error
+
+
 def step_seed(seed: int, step: int, stream: int) -> int:
     """A seed that depends on all three numbers, for a generator of torch."""
     return int(np.random.SeedSequence((seed, step, stream)).generate_state(1, np.uint64)[0] >> 1)
@@ -168,7 +178,7 @@ class _Loop:
         with seeded_init(config.seed):
             encoder = build_encoder(config.encoder, image_size=config.image_size)
             if initial is not None:
-                encoder.load_state_dict(initial.state_dict())
+                _start_from(initial, encoder)
             for view in config.method_config.views.views:
                 encoder.check_view_size(view.size)
             self.method = METHODS[config.method](encoder, config.method_config)
