@@ -33,4 +33,4 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    return torch.cat(all_gather(x.contiguous()))
+    return torch.cat(all_gather(x.contiguous()))  # type: ignore[no-untyped-call] # untyped in torch

@@ -167,5 +167,5 @@ def average_into(average: nn.Module, online: nn.Module, *, momentum: float) -> N
         raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
     for kept, new in zip(average.parameters(), online.parameters(), strict=True):
         kept.lerp_(new, 1 - momentum)
-    for kept, new in zip(average.buffers(), online.buffers(), strict=True):
-        kept.copy_(new)
+    for copied, buffer in zip(average.buffers(), online.buffers(), strict=True):
+        copied.copy_(buffer)
