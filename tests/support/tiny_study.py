@@ -90,7 +90,7 @@ def memory_pack(split: str, **changes: Any) -> Pack:
     )
 
 
-def memory_data(*, train: int = 120, val: int = 120, test: int = 48) -> StudyData:
+def memory_data(*, train: int = 120, val: int = 60, test: int = 48) -> StudyData:
     """The three packs of a study in memory, about half of the frames defects."""
     return StudyData(
         train=memory_pack("train", n=train), val=memory_pack("val", n=val), test=memory_pack("test", n=test)

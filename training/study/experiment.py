@@ -219,13 +219,13 @@ def _probe(
         for name, pack in (("train", train), ("val", data.val), ("test", data.test))
     }
     fit = fit_probe(parts["train"], ProbeConfig(calibration_share=settings.calibration_share, seed=experiment.seed))
-    scored = [
-        Scored(logits=fit.linear.logits(part.features), labels=part.labels, classes=part.classes)
-        for part in parts.values()
-    ]
+    scored = {
+        name: Scored(logits=fit.linear.logits(part.features), labels=part.labels, classes=part.classes)
+        for name, part in parts.items()
+    }
     verdicts = Verdicts(platt=fit.platt, threshold=fit.thresholds[DEFAULT].value)
     return Measured(
-        evaluations=evaluate_experiment(*scored, verdicts),
+        evaluations=evaluate_experiment(**scored, verdicts=verdicts),
         classes=_class_scores(parts, experiment, settings),
         label_free=_label_free(encoder, train, parts["train"], experiment, settings, device),
     )

@@ -158,7 +158,7 @@ def _rows(settings: StudySettings, encoder: str) -> Iterator[tuple[Kind, str]]:
     """Kinds and methods on one encoder; a fine-tuning comes after what it starts from."""
     for baseline in ("random", "transferred"):
         if baseline in settings.baselines:
-            yield baseline, baseline  # type: ignore[misc] # both are kinds
+            yield baseline, baseline
     for method in settings.methods:
         found = method_on(method, encoder)
         if found is not None:

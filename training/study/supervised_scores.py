@@ -38,6 +38,7 @@ def train_and_score(
     """Train on the part of `train` that is not held out; score the labelled frames of train, val and test.
 
     Args:
+        train: labelled frames only.
         initial: the encoder to start from; freshly drawn weights for None.
         folder: the run folder; what an interrupted call left there is thrown away.
 
