@@ -66,7 +66,7 @@ class ResNet18(Encoder):
         if image_size < 32:
             raise ConfigError(f"resnet18 needs frames of at least 32 px, got image_size={image_size}")
         super().__init__("resnet18", image_size, stride=32, feature_dim=512)
-        self.trunk: Any = timm.create_model("resnet18", pretrained=False, num_classes=0, global_pool="")
+        self.trunk = _timm_network("resnet18", global_pool="")
 
     def check_view_size(self, size: int) -> None:
         if size < SMALLEST_RESNET_VIEW:
@@ -96,12 +96,10 @@ class ViTTiny(Encoder):
                 f"got {image_size}"
             )
         super().__init__("vit_tiny", image_size, stride=patch, feature_dim=192)
-        self.trunk: Any = timm.create_model(
+        self.trunk = _timm_network(
             "vit_tiny_patch16_224",
-            pretrained=False,
             img_size=image_size,
             patch_size=patch,
-            num_classes=0,
             class_token=False,
             global_pool="avg",
             fc_norm=False,
@@ -139,6 +137,11 @@ class ViTTiny(Encoder):
         plane = position.float().transpose(1, 2).reshape(1, self.feature_dim, *self.map_shape)
         resampled = functional.interpolate(plane, size=(side, side), mode="bicubic", antialias=True)
         return resampled.flatten(2).transpose(1, 2)
+
+
+def _timm_network(name: str, **settings: Any) -> Any:
+    """A freshly initialised network of timm's without classifier; what it consists of is known to timm alone."""
+    return timm.create_model(name, pretrained=False, num_classes=0, **settings)
 
 
 ENCODERS: dict[str, Callable[[int], Encoder]] = {"resnet18": ResNet18, "vit_tiny": ViTTiny}

@@ -51,8 +51,11 @@ class DINOConfig(MethodConfig):
         sizes = [view.size for view in self.views.views for _ in range(view.count)]
         if len(sizes) < GLOBAL_VIEWS or len(set(sizes[:GLOBAL_VIEWS])) > 1:
             raise ConfigError(f"dino needs two global views of one size first, the view spec makes {sizes} px")
-        if not min(self.student_temperature, *self.teacher_temperatures) > 0 or self.prototypes < 2:
-            raise ConfigError("dino: temperatures must be positive, and prototypes at least 2")
+        temperatures = (self.student_temperature, *self.teacher_temperatures)
+        if not all(temperature > 0 for temperature in temperatures):
+            raise ConfigError(f"dino: temperatures must be positive, got {temperatures}")
+        if self.prototypes < 2:
+            raise ConfigError(f"dino: prototypes must be at least 2, got {self.prototypes}")
         for name in ("momentum", "centre_momentum", "teacher_warmup", "frozen_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"dino: {name} must lie in [0, 1], got {getattr(self, name)}")

@@ -36,7 +36,8 @@ class MaskedConvConfig(MethodConfig):
         size = self.views.views[0].size
         if self.patch < 1 or size % self.patch:
             raise ConfigError(f"masked_conv: views of {size} px cannot be cut into patches of {self.patch} px")
-        if not 0 < round(self.mask_ratio * (size // self.patch) ** 2) < (size // self.patch) ** 2:
+        patches = (size // self.patch) ** 2
+        if not 0 < self.mask_ratio < 1 or not 0 < round(self.mask_ratio * patches) < patches:
             raise ConfigError(f"masked_conv: mask_ratio {self.mask_ratio} must hide some patches and leave some")
 
 
@@ -56,7 +57,7 @@ class MaskedConv(Method):
     def loss(self, views: list[Tensor], progress: float) -> Tensor:
         images = views[0]
         hidden = self._draw_mask(len(images), images.shape[-1]).to(images.device)
-        drawn = self.decoder(self.encoder.feature_map(torch.lerp(images, self.mask_token, hidden)))  # type: ignore[operator] # an Encoder
+        drawn = self.decoder(self.encoder.feature_map(torch.lerp(images, self.mask_token, hidden)))
         # Where the size is no multiple of the stride, the last places reach beyond the picture.
         drawn = drawn[:, :, : images.shape[-1], : images.shape[-1]]
         return masked_pixel_loss(gather(drawn), gather(images), gather(hidden))

@@ -43,10 +43,9 @@ class VISRegConfig(MethodConfig):
             raise ConfigError(f"visreg compares two and more views of each frame, the spec makes {self.views.count}")
         if not 0 < self.weight < 1:
             raise ConfigError(f"visreg: weight must lie in (0, 1), got {self.weight}")
-        if min(self.scale, self.shape, self.centre) < 0:
+        if not all(weight >= 0 for weight in (self.scale, self.shape, self.centre)):
             raise ConfigError(
-                "visreg: the weights of its terms must not be negative, got "
-                f"{self.scale}, {self.shape}, {self.centre}"
+                f"visreg: the weights of its terms must not be negative, got {self.scale}, {self.shape}, {self.centre}"
             )
         if self.directions < 1:
             raise ConfigError(f"visreg: directions must be positive, got {self.directions}")
@@ -117,5 +116,5 @@ def shape_loss(z: Tensor, directions: Tensor) -> Tensor:
     standardised = (z - z.mean(1, keepdim=True)) / (deviation + EPSILON)
     n = z.shape[1]
     levels = torch.arange(1, n + 1, device=z.device, dtype=torch.float64) / (n + 1)
-    quantiles = torch.special.ndtri(levels).to(z.dtype)
+    quantiles: Tensor = torch.special.ndtri(levels).to(z.dtype)
     return ((standardised @ directions).sort(1).values - quantiles[:, None]).square().mean()
