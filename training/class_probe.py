@@ -1,11 +1,13 @@
 """Multi-class probes on a frozen encoder: which of the 17 Sewer-ML classes does a frame show?
 
-    RUN/classes/classes.npz     weight float64 [D, 17], bias float64 [17]; the standardisation is folded into both
+    RUN/classes/classes.npz     weight float64 [D, 17], bias and log_odds float64 [17]; the standardisation is folded in
     RUN/classes/classes.json    config, data, regularisation, official scores, intervals, provenance
 
 One logistic regression a class, one against the rest, on standardised features, both sides of each class weighing
-the same. A score is the sigmoid of the logit: at 0.5, the threshold of the official metric, it is the verdict of the
-weighted classifier. It is not calibrated: the rarer a class, the further its scores lie above its frequency.
+the same (inverse class frequency). A score is the sigmoid of the logit: at 0.5, the threshold of the official metric,
+it is the verdict of the weighted classifier. Such scores find much and cry wolf as often: seventeen of them leave few
+frames without any class. So the official metric is given for unweighted scores, too, whose logits are moved by the log
+odds of each class in the training data, which undoes the weighting (the prior correction of King and Zeng, 2001).
 
 Shapes: N frames, D features, 17 classes in the order of `CLASS_CODES`.
 """
@@ -43,6 +45,8 @@ CLASSES = "classes"
 CLASSES_JSON = "classes.json"
 CLASSES_NPZ = "classes.npz"
 SCHEMA_VERSION = 1
+# Ends the names of metrics of the unweighted scores.
+UNWEIGHTED = "@unweighted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,17 @@ class ClassProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassProbe:
-    """Seventeen linear probes: weight float64 [D, 17], bias float64 [17], and the l2 of each class learnt, by code."""
+    """Seventeen linear probes.
+
+    Attributes:
+        weight, bias: float64 [D, 17] and [17].
+        log_odds: float64 [17], of each class in the training data.
+        l2: of each class learnt, by code.
+    """
 
     weight: Floats
     bias: Floats
+    log_odds: Floats
     l2: Mapping[str, float]
 
     @property
@@ -89,7 +100,14 @@ class ClassProbe:
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
         """Scores in [0, 1], float64 [N, 17], of features [N, D]; 0 for absent classes."""
-        scores = sigmoid(np.asarray(features, dtype=np.float64) @ self.weight + self.bias)
+        return self._scores(features, self.bias)
+
+    def unweighted_scores(self, features: NDArray[np.floating]) -> Floats:
+        """As `scores`, at the frequency that each class has in the training data."""
+        return self._scores(features, self.bias + self.log_odds)
+
+    def _scores(self, features: NDArray[np.floating], bias: Floats) -> Floats:
+        scores = sigmoid(np.asarray(features, dtype=np.float64) @ self.weight + bias)
         scores[:, [CLASS_CODES.index(code) for code in self.absent]] = 0.0
         return scores
 
@@ -98,7 +116,8 @@ class ClassProbe:
 class FittedClassProbe:
     """The probes of a run as RUN/classes holds them.
 
-    `scores` and `metrics` (with intervals) are by data set and for all of them; `record` is the whole of classes.json.
+    `scores` are by data set; `metrics` hold the official metric with intervals, also of the unweighted scores;
+    `record` is the whole of classes.json.
     """
 
     probe: ClassProbe
@@ -144,7 +163,8 @@ def fit_class_probe(
         )
     design = standardise(features)
     dense = group_ids(groups, len(features))
-    weight, bias = np.zeros((features.shape[1], len(CLASS_CODES))), np.zeros(len(CLASS_CODES))
+    weight = np.zeros((features.shape[1], len(CLASS_CODES)))
+    bias, log_odds = np.zeros(len(CLASS_CODES)), np.zeros(len(CLASS_CODES))
     l2 = {}
     for column, code in enumerate(CLASS_CODES):
         shown = classes[:, column] == 1
@@ -152,12 +172,13 @@ def fit_class_probe(
         if held_out is not None:
             coefficients, l2[code] = _fit_class(design, shown, held_out, config)
             weight[:, column], bias[column] = unfold(design, coefficients)
+            log_odds[column] = np.log(np.count_nonzero(shown) / np.count_nonzero(~shown))
     if not l2:
         raise DataError(
             f"no class has {config.min_examples} frames, in several inspections, that show it and as many that do "
             "not: add labelled inspections"
         )
-    return ClassProbe(weight=weight, bias=bias, l2=l2)
+    return ClassProbe(weight=weight, bias=bias, log_odds=log_odds, l2=l2)
 
 
 def run_class_probe(
@@ -225,7 +246,7 @@ def load_class_probe(run: Path) -> FittedClassProbe:
     if sha256_bytes(stored) != record["classes_sha256"]:
         raise DataError(f"{folder / CLASSES_NPZ} is not the one that {CLASSES_JSON} describes: fit the probes again")
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-        probe = ClassProbe(weight=arrays["weight"], bias=arrays["bias"], l2=record["l2"])
+        probe = ClassProbe(**{name: arrays[name] for name in ("weight", "bias", "log_odds")}, l2=record["l2"])
     return FittedClassProbe(
         probe=probe,
         scores={name: ClassScores.from_json(scores) for name, scores in record["scores"].items()},
@@ -298,24 +319,26 @@ def _measure(
 ) -> tuple[dict[str, ClassScores], list[Metric]]:
     scores, metrics = {}, []
     for number, (name, part) in enumerate(data.items(), start=1):
-        predicted = probe.scores(part.features)
-        scores[name] = official_scores(part.classes, predicted)
-        intervals = official_intervals(
-            part.classes,
-            predicted,
-            rng=np.random.default_rng([config.seed, number]),
-            inspections=part.groups,
-            replicates=config.replicates,
-        )
-        metrics += [
-            Metric(name=key, data=name, n=len(predicted), command=command, **asdict(estimate))
-            for key, estimate in intervals.items()
-        ]
+        balanced = probe.scores(part.features)
+        scores[name] = official_scores(part.classes, balanced)
+        for suffix, predicted in (("", balanced), (UNWEIGHTED, probe.unweighted_scores(part.features))):
+            estimates = official_intervals(
+                part.classes,
+                predicted,
+                # The same replicates for both, so that they can be compared.
+                rng=np.random.default_rng([config.seed, number]),
+                inspections=part.groups,
+                replicates=config.replicates,
+            )
+            metrics += [
+                Metric(name=key + suffix, data=name, n=len(predicted), command=command, **asdict(estimate))
+                for key, estimate in estimates.items()
+            ]
     return scores, metrics
 
 
 def _write(folder: Path, probe: ClassProbe, record: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, weight=probe.weight, bias=probe.bias)
+    np.savez(buffer, weight=probe.weight, bias=probe.bias, log_odds=probe.log_odds)
     write_bytes_atomic(folder / CLASSES_NPZ, buffer.getvalue())
     write_json_atomic(folder / CLASSES_JSON, record | {"classes_sha256": sha256_bytes(buffer.getvalue())})

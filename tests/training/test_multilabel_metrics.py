@@ -160,7 +160,9 @@ def noisy(seed: int, inspections: int, per: int = 5) -> tuple[np.ndarray, np.nda
     for column in (RB, RO):
         classes[:, column] = (rng.random(inspections) < 0.4)[groups] & (rng.random(len(groups)) < 0.8)
     scores = np.zeros(classes.shape)
-    scores[:, [RB, RO]] = np.where(rng.random((len(groups), 2)) < 0.85, classes[:, [RB, RO]], rng.random((len(groups), 2)))
+    scores[:, [RB, RO]] = np.where(
+        rng.random((len(groups), 2)) < 0.85, classes[:, [RB, RO]], rng.random((len(groups), 2))
+    )
     return classes, scores, groups
 
 

@@ -9,10 +9,19 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from training.class_probe import CLASSES, CLASSES_JSON, ClassProbeConfig, FittedClassProbe, run_class_probe
+from training.class_probe import CLASSES, CLASSES_JSON, UNWEIGHTED, ClassProbeConfig, FittedClassProbe, run_class_probe
 from training.commands.options import device_option, evaluate_option, typed_command
 from training.data.classes import CLASS_NAMES
 from training.data.pack import open_pack
+
+_ROWS = {
+    "f2_ciw": "F2CIW",
+    "f1_normal": "F1_Normal",
+    "macro_f1": "macro F1",
+    f"f2_ciw{UNWEIGHTED}": "F2CIW, unweighted*",
+    f"f1_normal{UNWEIGHTED}": "F1_Normal, unweighted*",
+    f"macro_f1{UNWEIGHTED}": "macro F1, unweighted*",
+}
 
 
 @click.command()
@@ -68,6 +77,7 @@ def command(
     console = Console()
     for table in tables(fitted):
         console.print(table)
+    console.print("* the weighting undone: scores at the frequency that each class has in `train`", style="dim")
     if fitted.probe.absent:
         console.print(
             f"Not learnt, since `train` holds too few examples; scored 0: {', '.join(fitted.probe.absent)}",
@@ -102,7 +112,7 @@ def _official_table(fitted: FittedClassProbe) -> Table:
     for name in fitted.scores:
         table.add_column(name, justify="right")
     found = {(metric.data, metric.name): metric for metric in fitted.metrics}
-    for key, label in (("f2_ciw", "F2CIW"), ("f1_normal", "F1_Normal"), ("macro_f1", "macro F1")):
+    for key, label in _ROWS.items():
         metrics = [found[name, key] for name in fitted.scores]
         table.add_row(label, *(f"{m.value:.3f} ({m.low:.3f}-{m.high:.3f})" for m in metrics))
     scores = fitted.scores.values()
