@@ -91,6 +91,7 @@ def frames(
 @click.option("--codec", type=click.Choice(["mpeg2", "h264"]), default="mpeg2", show_default=True)
 @click.option("--bitrate-kbps", default=5000, show_default=True, help="Of the video.")
 @click.option("--style", type=click.Choice(["outlined", "bar", "generator", "panel"]), help="On-screen text.")
+@click.option("--labels", is_flag=True, help="Also write OUT/labels.csv, from the truth, as `retrain` reads it.")
 @WORKERS
 def inspections(
     out: Path,
@@ -101,6 +102,7 @@ def inspections(
     codec: str,
     bitrate_kbps: int,
     style: str | None,
+    labels: bool,
     workers: int,
 ) -> None:
     """Write inspection videos (720x576, 25 frames/s) to OUT, each with its truth in NAME.truth.json.
@@ -110,6 +112,7 @@ def inspections(
       pipeprobe-train simulate inspections data/videos --count 3 --duration-s 60 --codec h264
     """
     from training.simulator.inspections import InspectionsConfig, simulate_inspections
+    from training.simulator.truth import write_labels
 
     config = InspectionsConfig(
         count=count,
@@ -120,7 +123,10 @@ def inspections(
         bitrate_kbps=bitrate_kbps,
         style=style,
     )
-    for truth in simulate_inspections(config, out, workers=workers):
+    truths = simulate_inspections(config, out, workers=workers)
+    if labels:
+        write_labels(truths, out / "labels.csv")
+    for truth in truths:
         shown = ", ".join(f"{f.code} {f.start_s:.1f}-{f.end_s:.1f} s" for f in truth.findings) or "no defect"
         click.echo(f"{out / truth.video}: {truth.duration_s:.0f} s, {truth.material}; {shown}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.durable import write_json_atomic
+from serving.durable import write_json_atomic, write_text_atomic
 from training.data.classes import CLASS_CODES
 from training.simulator.labels import VISIBLE_SHARE
 
@@ -53,6 +53,34 @@ class Truth:
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         write_json_atomic(path, {"schema": SCHEMA, **asdict(self)})
+
+
+def write_labels(truths: Sequence[Truth], path: Path) -> None:
+    """Write which stretches of the videos are defect and which normal, as the labels file that `retrain` reads."""
+    rows = [
+        f"{truth.video},{start_s:g},{end_s:g},{label}\n"
+        for truth in truths
+        for start_s, end_s, label in labelled_stretches(truth)
+    ]
+    write_text_atomic(path, "".join(["Video,From_s,To_s,Label\n", *rows]))
+
+
+def labelled_stretches(truth: Truth) -> list[tuple[float, float, str]]:
+    """The whole inspection as stretches (start_s, end_s, `defect` or `normal`): defect where any class is in sight."""
+    stretches: list[tuple[float, float, str]] = []
+    reached_s = 0.0
+    for finding in truth.findings:
+        if finding.start_s > reached_s:
+            stretches.append((reached_s, finding.start_s, "normal"))
+        start_s = max(reached_s, finding.start_s)
+        if finding.end_s > start_s:
+            if stretches and stretches[-1][2] == "defect":
+                start_s = stretches.pop()[0]
+            stretches.append((start_s, finding.end_s, "defect"))
+            reached_s = finding.end_s
+    if reached_s < truth.duration_s:
+        stretches.append((reached_s, truth.duration_s, "normal"))
+    return stretches
 
 
 def true_findings(
