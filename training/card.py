@@ -18,7 +18,7 @@ _SHOWN = {
 }
 
 # What stands for the method in runs that `pretrain` did not make.
-_NOT_PRETRAINED = ("random", "supervised", "unknown")
+_NOT_PRETRAINED = ("random", "supervised", "finetuned", "unknown")
 
 _LIMITS = """\
 ## Limits

@@ -31,7 +31,7 @@ from training.data.sewer_ml import read_sewer_ml
 from training.metrics import Estimate, evaluate
 from training.provenance import provenance
 from training.simulator.frames import FramesConfig, simulate_frames
-from training.supervised import train_supervised
+from training.supervised import SupervisedConfig, train_supervised
 
 LINEAR_BOUND, RESNET_BOUND = 0.75, 0.93
 HISTOGRAM_BINS = 16
@@ -102,7 +102,7 @@ def main(
     train_pack, val_pack = _packs(data, size)
     linear = _interval(val_pack, linear_scores(train_pack, val_pack))
     click.echo(f"linear on histograms and 16x16 grey: AUROC {linear.value:.3f} ({linear.low:.3f}-{linear.high:.3f})")
-    result = train_supervised(train_pack, val_pack, epochs=epochs, device=device)
+    result = train_supervised(train_pack, val_pack, config=SupervisedConfig(epochs=epochs), device=device)
     resnet = result.metrics["auroc"]
     click.echo(
         f"supervised ResNet-18, {size} px:         AUROC {resnet.value:.3f} ({resnet.low:.3f}-{resnet.high:.3f})"

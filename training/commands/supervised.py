@@ -41,7 +41,8 @@ _OPTIONS = (
     click.option(
         "--view-size",
         type=int,
-        help="Side of the augmented views in pixels; smaller is cheaper.  [default: the frames']",
+        help="Side of the augmented views in pixels; smaller is cheaper. The last fifth of the steps sees views as "
+        "large as the frames all the same.  [default: the frames']",
     ),
     click.option("--seed", default=0, show_default=True, help="Weights, order and augmentation."),
     click.option(
