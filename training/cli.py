@@ -14,6 +14,7 @@ COMMANDS = {
     "classes": ("training.commands.classes", "Fit and measure a probe for each of the 17 Sewer-ML classes."),
     "supervised": ("training.commands.supervised", "Train a supervised baseline."),
     "sweep": ("training.commands.sweep", "Run the study: methods, encoders, shares of defects, seeds."),
+    "report": ("training.commands.report", "Turn the results of a study into tables, figures and verdicts."),
     "export": ("training.commands.export", "Export encoder and probe as a pair for serving."),
 }
 
