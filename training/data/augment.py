@@ -22,6 +22,7 @@ from torch import Tensor
 
 from serving.errors import ConfigError
 from training.data.normalise import MEAN, STD
+from training.distributed import draw_uniform
 
 # Rec. 601 luma, and the rows that complete it to YIQ.
 LUMA = (0.299, 0.587, 0.114)
@@ -163,7 +164,8 @@ def make_views(frames: Tensor, spec: ViewSpec, generator: torch.Generator) -> li
     Args:
         frames: uint8 [N, H, W, 3], on the device that shall do the work.
         spec: what to draw.
-        generator: on the CPU whatever the device is, so that a seed means the same views everywhere.
+        generator: on the CPU whatever the device is, so that a seed means the same views everywhere. Where several
+            processes share a batch, each frame gets the views that it would get in one.
 
     Returns:
         `spec.count` tensors float32 [N, 3, s, s], standardised as encoders take them, channels-last.
@@ -176,7 +178,7 @@ def make_views(frames: Tensor, spec: ViewSpec, generator: torch.Generator) -> li
     made: list[Tensor] = []
     for view in spec.views:
         for _ in range(view.count):
-            draws = torch.rand((len(frames), DRAWS), generator=generator)
+            draws = draw_uniform(len(frames), DRAWS, generator)
             made.append(_make_view(frames, view, draws.to(frames.device, non_blocking=True)))
     return made
 

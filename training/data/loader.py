@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from serving.errors import ConfigError
-from training.data.pack import Pack
+from training.data.pack import Frames, Pack
 
 _BATCHES_AHEAD = 3
 _POLL_S = 0.05
 # Of a device's free memory, what a resident pack may take; the rest is for the model and its activations.
 _RESIDENT_SHARE = 0.6
+ALL_ROWS = slice(None)
 
 _resident: WeakKeyDictionary[Pack, dict[torch.device, Tensor]] = WeakKeyDictionary()
 
@@ -39,6 +40,7 @@ def epoch_batches(
     device: torch.device | str = "cpu",
     indices: NDArray[np.int64] | None = None,
     drop_last: bool = True,
+    share: slice = ALL_ROWS,
     resident: bool = False,
 ) -> Generator[Tensor, None, None]:
     """One epoch of frames, each once, in the order of `epoch_order`.
@@ -50,13 +52,17 @@ def epoch_batches(
         device: where the batches are wanted.
         indices: frames to use, int64; all of the pack by default.
         drop_last: leave out the last batch if it is not full.
+        share: rows of each batch that are read, where several processes share it (see `training.distributed`); all by
+            default.
         resident: keep the whole pack on the device, copied there once, and gather batches there.
 
     Returns:
-        A generator of uint8 [B, S, S, 3]. Closing it, or dropping it, ends the reading thread.
+        A generator of uint8 [B, S, S, 3], or as many rows as `share` has. Closing it, or dropping it, ends the
+        reading thread.
 
     Raises:
-        ConfigError: there is not one batch, or the pack does not fit on the device.
+        ConfigError: there is not one batch, a batch that is not full would be shared, or the pack does not fit on the
+            device.
     """
     chosen = np.arange(len(pack)) if indices is None else np.asarray(indices, dtype=np.int64)
     if batch_size < 1 or epoch < 0 or seed < 0:
@@ -68,9 +74,11 @@ def epoch_batches(
         )
     if chosen.min() < 0 or chosen.max() >= len(pack):
         raise ConfigError(f"{pack.path} has {len(pack)} frames; the indices go from {chosen.min()} to {chosen.max()}")
+    if share != ALL_ROWS and not drop_last:
+        raise ConfigError("a batch that is not full cannot be shared: leave it out")
     order = chosen[epoch_order(len(chosen), seed=seed, epoch=epoch)]
     end = len(order) - len(order) % batch_size if drop_last else len(order)
-    batches = [order[start : min(start + batch_size, end)] for start in range(0, end, batch_size)]
+    batches = [order[start : min(start + batch_size, end)][share] for start in range(0, end, batch_size)]
     if resident:
         return _gather_resident(resident_frames(pack, torch.device(device)), batches)
     return _read_ahead(pack, batches, torch.device(device))
@@ -143,7 +151,7 @@ def _read_ahead(pack: Pack, batches: list[NDArray[np.int64]], device: torch.devi
         thread.join()
 
 
-def _read_batch(frames: NDArray[np.uint8], batch: NDArray[np.int64], *, pinned: bool) -> Tensor:
+def _read_batch(frames: Frames, batch: NDArray[np.int64], *, pinned: bool) -> Tensor:
     """Gather rows in the order in which they lie on disk, into the places that the batch gives them."""
     out = torch.empty((len(batch), *frames.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
     target: NDArray[Any] = out.numpy()
