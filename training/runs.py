@@ -81,8 +81,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     try:
         value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as tensors: {error}") from error
+    except (RuntimeError, OSError, EOFError, LookupError, pickle.UnpicklingError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as tensors: {error!r}") from error
     return value
 
 
