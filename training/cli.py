@@ -13,9 +13,11 @@ COMMANDS = {
     "probe": ("training.commands.probe", "Fit and measure a linear probe on a frozen encoder."),
     "classes": ("training.commands.classes", "Fit and measure a probe for each of the 17 Sewer-ML classes."),
     "supervised": ("training.commands.supervised", "Train a supervised baseline."),
+    "finetune": ("training.commands.finetune", "Train a pretrained encoder further on labels: the ceiling."),
     "sweep": ("training.commands.sweep", "Run the study: methods, encoders, shares of defects, seeds."),
     "report": ("training.commands.report", "Turn the results of a study into tables, figures and verdicts."),
     "export": ("training.commands.export", "Export encoder and probe as a pair for serving."),
+    "retrain": ("training.commands.retrain", "Make a new pair from your own footage and labels, the whole way."),
 }
 
 
