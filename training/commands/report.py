@@ -44,5 +44,5 @@ def claim_table(report: Report) -> Table:
     table.add_column("claim")
     table.add_column("verdict")
     for claim, judgement in report.judged:
-        table.add_row(claim.text, judgement.verdict)
+        table.add_row(claim.text, judgement.label)
     return table

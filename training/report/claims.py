@@ -13,9 +13,9 @@ from training.report.cells import Grid
 from training.report.judges import Judgement
 
 MEANING = (
-    "`held`: the rule's condition is met. `not held`: it is not met, and the finding says whether the runs show the "
-    "opposite or leave the matter undecided. `not tested`: runs or seeds are too few for the rule, and it says which. "
-    "Rules take runs as independent; those of one seed share their training frames, which makes intervals of "
+    "`held`: the rule's condition is met. `not held`: it is not met; `undecided`: nor do the runs show the "
+    "opposite, so that more of them may turn it. `not tested`: runs or seeds are too few for the rule, and it says "
+    "which. Rules take runs as independent; those of one seed share their training frames, which makes intervals of "
     "differences wider than they need be, if anything. Each interval is for itself: with this many, one in twenty "
     "errs by chance."
 )

@@ -50,7 +50,7 @@ _LOOK: Any = {
 }
 DOTS_PER_INCH = 150
 # How far apart methods stand around one proportion, in steps between proportions.
-DODGE = 0.5
+DODGE = 0.35
 # Beyond this ratio of the largest to the smallest value an axis is logarithmic.
 LOG_RATIO = 50.0
 # Letters in a line of a long label.

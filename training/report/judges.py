@@ -18,7 +18,7 @@ from training.report.document import Strong
 from training.report.label_free import rank_correlation, within_correlation
 from training.report.names import encoder_label, family, kind_of, method_label, proportion_label
 from training.report.results import Result
-from training.report.statistics import Interval, contrast, spread
+from training.report.statistics import FEWEST_GROUPS, Interval, contrast, spread
 from training.report.wording import correlation_text, figure, interval_text, listed, p_text, spread_text
 
 HELD, NOT_HELD, NOT_TESTED = "held", "not held", "not tested"
@@ -27,6 +27,8 @@ MIN_RUNS = 2
 PUBLISHED_F1 = 0.814
 # RankMe would be of use to choose an encoder by if it ranked them at least so well.
 USEFUL_RHO = 0.5
+# Fewer runs than this rank nothing: their interval would be nearly all of [-1, 1].
+MIN_RANKED = 12
 # What BYOL must keep at 1 % of its F1 at 15 %.
 KEPT_SHARE = 0.9
 # Of the study's methods, on both backbones, for methods to be compared with backbones at all.
@@ -40,15 +42,22 @@ _DIFFERENCE = "difference (95 % interval)"
 class Judgement:
     """A verdict with what it rests on: rows of numbers under `columns`, of which the first `left` hold text.
 
-    `missing` says which runs the rule lacks.
+    `missing` says which runs the rule lacks; `undecided`, of what is not held, that the runs do not show the opposite
+    either.
     """
 
     verdict: str
+    undecided: bool
     finding: str
     columns: tuple[str, ...]
     left: int
     rows: tuple[tuple[str, ...], ...]
     missing: str
+
+    @property
+    def label(self) -> str:
+        """The verdict as it is shown."""
+        return f"{self.verdict}, undecided" if self.undecided else self.verdict
 
 
 @dataclass
@@ -75,16 +84,26 @@ class _Evidence:
         self.rows.append((label, encoder_label(encoder), proportion_label(share), *means, interval_text(difference)))
         return difference
 
-    def judgement(self, verdict: str, finding: str) -> Judgement:
+    def judgement(self, verdict: str, finding: str, *, undecided: bool = False) -> Judgement:
         missing = f"{MIN_RUNS} runs with figures in each of: {listed([describe([cell]) for cell in self.short])}"
         return Judgement(
             verdict=verdict,
+            undecided=undecided,
             finding=finding,
             columns=self.columns if self.rows else (),
             left=self.left,
             rows=tuple(self.rows),
             missing=missing if self.short else "",
         )
+
+    def all_above(self, intervals: Mapping[str, Interval], remark: str = "") -> Judgement:
+        """Held if all lie above 0; else not, and undecided unless one lies below it."""
+        text = "; ".join(f"{name}: {interval_text(found)}" for name, found in intervals.items()) + f".{remark}"
+        if all(found.low > 0 for found in intervals.values()):
+            return self.judgement(HELD, text)
+        if any(found.high < 0 for found in intervals.values()):
+            return self.judgement(NOT_HELD, f"The opposite shows. {text}")
+        return self.judgement(NOT_HELD, f"Undecided. {text}", undecided=True)
 
     def not_tested(self, reason: str) -> Judgement:
         return self.judgement(NOT_TESTED, reason)
@@ -107,7 +126,7 @@ def joint_embedding_beats_mae(grid: Grid) -> Judgement:
             evidence.rows.append(_overall_row(label, "all", found))
     if len(overall) < 2:
         return evidence.not_tested("Too few runs of SimCLR, Barlow Twins or MAE.")
-    return evidence.judgement(*_all_above(overall))
+    return evidence.all_above(overall)
 
 
 def method_over_encoder(grid: Grid) -> Judgement:
@@ -127,8 +146,7 @@ def method_over_encoder(grid: Grid) -> Judgement:
     except NotPossibleError as reason:
         return evidence.not_tested(f"The analysis of variance is not possible: {reason}.")
     gap = design.omega2_difference(response, ("method",), ("backbone",))
-    verdict, finding = _all_above({"omega^2 of method less omega^2 of backbone": gap})
-    return evidence.judgement(verdict, f"{finding} {len(results)} runs.")
+    return evidence.all_above({"omega^2 of method less omega^2 of backbone": gap}, f" {len(results)} runs.")
 
 
 def rankme_does_not_predict(grid: Grid) -> Judgement:
@@ -139,14 +157,17 @@ def rankme_does_not_predict(grid: Grid) -> Judgement:
     for label, found in (("all self-supervised runs", pooled), ("mean within method x backbone", within)):
         if found is not None:
             evidence.rows.append((label, str(found.n), str(found.groups), correlation_text(found)))
-    if pooled is None or pooled.low is None or pooled.high is None:
-        return evidence.not_tested("It takes RankMe and F1 of 4 method x backbone pairs, and that they vary.")
+    if pooled is None or pooled.low is None or pooled.high is None or pooled.n < MIN_RANKED:
+        return evidence.not_tested(
+            f"It takes RankMe and F1 of {MIN_RANKED} runs of {FEWEST_GROUPS} method x backbone pairs, and that they "
+            "vary."
+        )
     text = f"rho {correlation_text(pooled)}, {pooled.n} runs"
     if pooled.high < USEFUL_RHO:
         return evidence.judgement(HELD, f"{text}: {USEFUL_RHO} and more is excluded.")
     if pooled.low > 0:
-        return evidence.judgement(NOT_HELD, f"The opposite shows: {text}; RankMe ranks with F1.")
-    return evidence.judgement(NOT_HELD, f"Undecided: {text}; neither 0 nor {USEFUL_RHO} is excluded.")
+        return evidence.judgement(NOT_HELD, f"The opposite shows. {text}; RankMe ranks with F1.")
+    return evidence.judgement(NOT_HELD, f"Undecided. {text}; neither 0 nor {USEFUL_RHO} is excluded.", undecided=True)
 
 
 def simclr_reaches_published(grid: Grid) -> Judgement:
@@ -171,8 +192,8 @@ def simclr_reaches_published(grid: Grid) -> Judgement:
     if any(found.low >= PUBLISHED_F1 for found in intervals):
         return evidence.judgement(HELD, f"{text}.")
     if all(found.high < PUBLISHED_F1 for found in intervals):
-        return evidence.judgement(NOT_HELD, f"Below {PUBLISHED_F1}: {text}.")
-    return evidence.judgement(NOT_HELD, f"Undecided: {text}; {PUBLISHED_F1} is not excluded.")
+        return evidence.judgement(NOT_HELD, f"Below {PUBLISHED_F1}. {text}.")
+    return evidence.judgement(NOT_HELD, f"Undecided. {text}; {PUBLISHED_F1} is not excluded.", undecided=True)
 
 
 def dino_fails_on_resnet_alone(grid: Grid) -> Judgement:
@@ -190,7 +211,8 @@ def dino_fails_on_resnet_alone(grid: Grid) -> Judgement:
     wrong = {state for (encoder, _), state in states.items() if state != wanted[encoder]}
     if not wrong:
         return evidence.judgement(HELD, f"DINO {text}.")
-    return evidence.judgement(NOT_HELD, f"{'Undecided: ' if wrong == {UNCLEAR} else ''}DINO {text}.")
+    undecided = wrong == {UNCLEAR}
+    return evidence.judgement(NOT_HELD, f"{'Undecided. ' if undecided else ''}DINO {text}.", undecided=undecided)
 
 
 def _dino_state(evidence: _Evidence, encoder: str, share: float) -> str | None:
@@ -234,7 +256,7 @@ def byol_holds_up(grid: Grid) -> Judgement:
             evidence.rows.append((label, condition, *means, interval_text(found)))
     if evidence.short or not intervals:
         return evidence.not_tested("Too few runs of BYOL at 1 and 15 % or of random weights at 1 %.")
-    return evidence.judgement(*_all_above(intervals))
+    return evidence.all_above(intervals)
 
 
 def gap_to_supervised_stays(grid: Grid) -> Judgement:
@@ -261,7 +283,7 @@ def gap_to_supervised_stays(grid: Grid) -> Judgement:
         evidence.rows.append(_overall_row(method_label(best), encoder_label(encoder), intervals[label]))
     if len(intervals) < len(grid.encoders):
         return evidence.not_tested("Too few supervised runs, or no method has runs wherever they have.")
-    return evidence.judgement(*_all_above(intervals))
+    return evidence.all_above(intervals)
 
 
 def factorial(results: Sequence[Result]) -> Design:
@@ -308,16 +330,6 @@ def _mean_difference(pairs: Sequence[Sequence[list[float]]]) -> Interval:
 def _overall_row(label: str, backbone: str, difference: Interval) -> tuple[str, ...]:
     """The row below a method's cells."""
     return tuple(Strong(text) for text in (label, backbone, "all", "", "", interval_text(difference)))
-
-
-def _all_above(intervals: Mapping[str, Interval]) -> tuple[str, str]:
-    """Held if all lie above 0; else not, with whether one lies below it or none does."""
-    text = "; ".join(f"{name}: {interval_text(found)}" for name, found in intervals.items())
-    if all(found.low > 0 for found in intervals.values()):
-        return HELD, f"{text}."
-    if any(found.high < 0 for found in intervals.values()):
-        return NOT_HELD, f"The opposite shows. {text}."
-    return NOT_HELD, f"Undecided. {text}."
 
 
 def _best_method(grid: Grid, encoder: str, shares: Sequence[float]) -> str | None:

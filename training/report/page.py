@@ -48,6 +48,7 @@ tbody tr:not(.group):hover { background: #f7fafd; }
   border: 1px solid; }
 .held { color: #0a5a2c; background: #e6f4ea; }
 .not-held { color: #8c1d18; background: #fdecea; }
+.not-held-undecided { color: #7a4b00; background: #fff4e0; }
 .not-tested { color: #4a4a4a; background: #f0f0f0; }
 figure { margin: 1.5rem 0; }
 figure svg { max-width: 100%; height: auto; }
@@ -124,7 +125,7 @@ def _row(row: tuple[str, ...] | Group, table: Table) -> str:
 def _cell(cell: str, column: int, table: Table) -> str:
     text = _text(cell)
     if isinstance(cell, Badge):
-        text = f'<span class="badge {cell.replace(" ", "-")}">{text}</span>'
+        text = f'<span class="badge {_anchor(cell)}">{text}</span>'
     elif isinstance(cell, Strong):
         text = f"<strong>{text}</strong>"
     return f'<td class="{_side(column, table)}">{text}</td>'

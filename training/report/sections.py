@@ -53,9 +53,14 @@ def progress(study: Study) -> str:
 
 
 def verdict_counts(judgements: Iterable[Judgement]) -> str:
-    """`2 held, 3 not held, 2 not tested`."""
-    verdicts = [judgement.verdict for judgement in judgements]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HELD, NOT_HELD, NOT_TESTED))
+    """`2 held, 3 not held (1 of them undecided), 2 not tested`."""
+    found = list(judgements)
+    counts = {verdict: sum(each.verdict == verdict for each in found) for verdict in (HELD, NOT_HELD, NOT_TESTED)}
+    texts = {verdict: f"{count} {verdict}" for verdict, count in counts.items()}
+    undecided = sum(each.undecided for each in found)
+    if undecided:
+        texts[NOT_HELD] += f" ({undecided} of them undecided)"
+    return ", ".join(texts.values())
 
 
 def _in_short(grid: Grid, judged: Sequence[tuple[Claim, Judgement]]) -> list[Block]:
@@ -84,7 +89,7 @@ def _best_row(grid: Grid, share: float | None) -> tuple[str, ...]:
 
 
 def _claims(judged: Sequence[tuple[Claim, Judgement]]) -> list[Block]:
-    rows = tuple((claim.text, Badge(judgement.verdict), judgement.finding) for claim, judgement in judged)
+    rows = tuple((claim.text, Badge(judgement.label), judgement.finding) for claim, judgement in judged)
     blocks: list[Block] = [
         Heading(level=2, text="The published study's claims"),
         Table(
@@ -93,7 +98,7 @@ def _claims(judged: Sequence[tuple[Claim, Judgement]]) -> list[Block]:
         Paragraph(text=MEANING, note=True),
     ]
     for claim, judgement in judged:
-        blocks.append(Heading(level=3, text=f"{claim.text}: {judgement.verdict}"))
+        blocks.append(Heading(level=3, text=f"{claim.text}: {judgement.label}"))
         blocks.append(Paragraph(text=f"Rule: {claim.rule}"))
         blocks.append(Paragraph(text=f"Finding: {judgement.finding}"))
         if judgement.missing:

@@ -55,12 +55,15 @@ def test_joint_embedding_below_mae_is_the_opposite(tmp_path: Path) -> None:
     found = judged(tmp_path, "joint_embedding_beats_mae", toy)
     assert found.verdict == NOT_HELD
     assert found.finding.startswith("The opposite shows.")
+    assert not found.undecided
 
 
 def test_equal_methods_are_undecided(tmp_path: Path) -> None:
     found = judged(tmp_path, "joint_embedding_beats_mae", ToyStudy(quality=planted({})))
     assert found.verdict == NOT_HELD
     assert found.finding.startswith("Undecided.")
+    assert found.undecided
+    assert found.label == "not held, undecided"
 
 
 def test_one_seed_tests_nothing(tmp_path: Path) -> None:
@@ -128,18 +131,25 @@ def test_rankme(tmp_path: Path, rankme: Callable[[float, int], float], verdict: 
 
 
 def test_rankme_over_few_runs_is_undecided(tmp_path: Path) -> None:
-    """Four pairs of two runs each, whose ranks lean upwards."""
+    """Four pairs of three runs each, whose ranks lean upwards."""
     toy = ToyStudy(
         methods=("simclr", "byol"),
         baselines=(),
-        proportions=(0.01, 0.15),
+        proportions=(0.01, 0.05, 0.15),
         seeds=1,
         quality=varied,
-        rankme=lambda quality, number: [1.0, 5, 2, 6, 3, 4, 8, 7][number],
+        rankme=lambda quality, number: [1.0, 9, 12, 4, 2, 10, 3, 8, 5, 7, 11, 6][number],
     )
     found = judged(tmp_path, "rankme_does_not_predict", toy)
     assert found.verdict == NOT_HELD
     assert found.finding.startswith("Undecided")
+
+
+def test_rankme_over_too_few_runs_is_not_tested(tmp_path: Path) -> None:
+    toy = ToyStudy(methods=("simclr", "byol"), baselines=(), proportions=(0.01, 0.15), seeds=1, quality=varied)
+    found = judged(tmp_path, "rankme_does_not_predict", toy)
+    assert found.verdict == NOT_TESTED
+    assert "12 runs of 4 method x backbone pairs" in found.finding
 
 
 def test_rankme_that_is_missing_or_constant_tests_nothing(tmp_path: Path) -> None:
