@@ -54,7 +54,7 @@ def test_a_head_without_norms_treats_each_row_alone() -> None:
 def test_hidden_layers_without_norms_are_those_of_the_formula() -> None:
     """W2 gelu(W1 x + b1) + b2, with gelu(x) = x Phi(x)."""
     head = build_mlp((3, 4, 2), norm_output=False, norm_hidden=False).double()
-    (w1, b1), (w2, b2) = ((layer.weight.detach(), layer.bias.detach()) for layer in (head[0], head[2]))  # type: ignore[union-attr]
+    (w1, b1), (w2, b2) = ((layer.weight.detach(), layer.bias.detach()) for layer in (head[0], head[2]))
     x = torch.tensor([0.3, -1.2, 0.8], dtype=torch.float64)
     hidden = [v * NormalDist().cdf(v) for v in (w1 @ x + b1).tolist()]
     expected = w2 @ torch.tensor(hidden, dtype=torch.float64) + b2

@@ -119,4 +119,4 @@ def test_calling_a_method_is_asking_for_its_loss(method: Still) -> None:
 
 def test_a_method_without_a_loss_cannot_be_built() -> None:
     with pytest.raises(TypeError, match="loss"):
-        Method(random_encoder("vit_tiny", 32, seed=0), MethodConfig(views=masked_view(32)))  # type: ignore[abstract]
+        Method(random_encoder("vit_tiny", 32, seed=0), MethodConfig(views=masked_view(32)))
