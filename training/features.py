@@ -21,7 +21,7 @@ from serving.errors import DataError
 from serving.progress import track_progress
 from training.backbones import Encoder
 from training.data.normalise import normalise
-from training.data.pack import Pack
+from training.data.pack import Frames, Pack
 
 FEATURES = "features"
 _DIGEST_CHARS = 16
@@ -69,7 +69,7 @@ def cached_features(
 
 
 def extract_features(
-    encoder: Encoder, frames: NDArray[np.uint8], *, device: str = "cpu", batch_size: int = 128
+    encoder: Encoder, frames: Frames, *, device: str = "cpu", batch_size: int = 128
 ) -> Iterator[NDArray[np.float32]]:
     """Yield float32 [B, D] features of uint8 [N, S, S, 3] frames, batch after batch.
 

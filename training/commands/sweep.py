@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +23,7 @@ from training.loop import LoopOptions
 from training.methods import METHODS
 from training.study.estimate import estimate_s
 from training.study.plan import PAPER_METHODS, Baseline, StudySettings
+from training.study.ray_engine import Cluster, import_ray, run_missing_on_ray
 from training.study.study_folder import Study, open_study
 from training.study.sweep import SweepOutcome, run_missing
 
@@ -90,25 +93,40 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--max-minutes", type=float, help="Begin nothing that would not end in this time.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @device_option
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="Where experiments run: one after the other here, or side by side on a Ray cluster.",
+)
+@click.option("--address", help="Ray: of a running cluster, such as auto.  [default: start Ray on this machine]")
+@click.option("--gpus-per-run", type=float, help="Ray: share of a GPU.  [default: a whole one, none with --device cpu]")
+@click.option("--cpus-per-run", type=click.IntRange(min=1), help="Ray: cores, and CPU threads.  [default: 1]")
 def study(
-    data: Path, out: Path, plan_only: bool, max_minutes: float | None, threads: int | None, **options: Any
+    data: Path, out: Path, plan_only: bool, max_minutes: float | None, threads: int | None, device: str, **options: Any
 ) -> None:
     """Run the study of Otero, Mateus and Balestriero (2024): methods x encoders x shares of defects x seeds.
 
     With its defaults that is the full plan of 250 runs and its baselines, which wants GPUs. What is finished is never
     run again: the same command continues after it was stopped or killed, and several processes may share one study
-    (one for each GPU, say). `pipeprobe-train report` makes tables and figures of it at any time.
+    (one for each GPU, say). With --engine ray, experiments run side by side on a Ray cluster whose machines all see
+    --data and --out under the same paths. `pipeprobe-train report` makes tables and figures of it at any time.
 
     \b
     Examples:
       pipeprobe-train sweep study --data packs --out study --plan
       pipeprobe-train sweep study --data packs --out study --device cuda:1
+      pipeprobe-train sweep study --data packs --out study --engine ray --gpus-per-run 0.25 --cpus-per-run 4
       pipeprobe-train sweep study --data packs --out small --optim short --views inspection --seeds 1 --epochs 5
     """
     logging.basicConfig(format="%(message)s")
+    asked = {name: options.pop(name) for name in ("engine", "address", "gpus_per_run", "cpus_per_run")}
+    cluster = _cluster(**asked, device=device, threads=threads)
+    if cluster is not None:
+        device, threads = "cpu" if cluster.device == "cpu" else device, cluster.cpus_per_run
     if threads is not None:
         torch.set_num_threads(threads)
-    device = options.pop("device")
     initial = _initial_encoders(options.pop("init"), options["encoders"])
     if initial and "transferred" not in options["baselines"]:
         options["baselines"] = (*options["baselines"], "transferred")
@@ -122,15 +140,46 @@ def study(
     console.print(_plan_table(opened, estimates))
     if plan_only:
         return
-    outcome = run_missing(
+    run: Callable[..., SweepOutcome] = run_missing
+    if cluster is not None:
+        run = partial(run_missing_on_ray, data_folder=data, cluster=cluster)
+    outcome = run(
         opened,
         estimates,
         options=LoopOptions(device=device, monitor_frames=256),
         max_minutes=max_minutes,
         command=typed_command(),
-        say=lambda line: console.print(line, soft_wrap=True),
+        say=lambda line: console.print(line, soft_wrap=True, markup=False),
     )
     _conclude(console, opened, outcome)
+
+
+def _cluster(
+    *,
+    engine: str,
+    address: str | None,
+    gpus_per_run: float | None,
+    cpus_per_run: int | None,
+    device: str,
+    threads: int | None,
+) -> Cluster | None:
+    """The cluster to run on; None for this process."""
+    given = {"--address": address, "--gpus-per-run": gpus_per_run, "--cpus-per-run": cpus_per_run}
+    if engine == "local":
+        misplaced = [name for name, value in given.items() if value is not None]
+        if misplaced:
+            raise ConfigError(f"{', '.join(misplaced)}: for --engine ray alone, and the engine is local")
+        return None
+    if threads is not None:
+        raise ConfigError("--threads is for --engine local: on Ray an experiment has as many as --cpus-per-run")
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"Ray chooses each experiment's GPU: say --device cuda, not {device}")
+    import_ray()
+    return Cluster(
+        address=address,
+        gpus_per_run=float(device == "cuda") if gpus_per_run is None else gpus_per_run,
+        cpus_per_run=cpus_per_run or 1,
+    )
 
 
 def _initial_encoders(folders: tuple[Path, ...], wanted: tuple[str, ...]) -> dict[str, Encoder]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from serving.errors import PipeprobeError
 from training.loop import LoopOptions
@@ -19,8 +20,31 @@ from training.study.plan import Experiment, start_of
 from training.study.study_folder import Study, claimed
 
 Say = Callable[[str], None]
+# Of one experiment in one sweep; "elsewhere" is what another process has finished meanwhile.
+State = Literal["finished", "elsewhere", "held", "failed", "left"]
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of one experiment."""
+
+    state: State
+    message: str
+
+    @property
+    def line(self) -> str:
+        """What to say of it."""
+        return f"failed: {self.message}" if self.state == "failed" else self.message
+
+
+LEFT = Report(state="left", message="left for want of time")
+_HINDRANCES: Mapping[State, str] = {
+    "held": "is being run by another process",
+    "failed": "failed",
+    "left": "was left for want of time",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +56,20 @@ class SweepOutcome:
     failed: dict[str, str]
     left: tuple[str, ...]
 
+    @staticmethod
+    def of(reports: Mapping[str, Report]) -> SweepOutcome:
+        """Sum up reports by id."""
+
+        def ids(state: State) -> tuple[str, ...]:
+            return tuple(name for name, report in reports.items() if report.state == state)
+
+        failed = {name: reports[name].message for name in ids("failed")}
+        return SweepOutcome(finished=ids("finished"), held=ids("held"), failed=failed, left=ids("left"))
+
 
 def run_missing(
     study: Study,
-    estimates: dict[str, float],
+    estimates: Mapping[str, float],
     *,
     options: LoopOptions,
     max_minutes: float | None,
@@ -49,41 +83,57 @@ def run_missing(
         say: takes a line before and after each experiment.
     """
     started = time.monotonic()
-    finished: list[str] = []
-    held: list[str] = []
-    left: list[str] = []
-    failed: dict[str, str] = {}
-    missing = [experiment for experiment in study.planned if not study.is_done(experiment)]
+    missing = missing_experiments(study)
+    reports: dict[str, Report] = {}
     for number, experiment in enumerate(missing, start=1):
-        if experiment.kind == "finetuned" and not study.is_done(start := start_of(experiment)):
-            # In the plan it comes after its start, which shared its fate with one of the lists.
-            if start.id in failed:
-                failed[experiment.id] = f"{start.id}, which it starts from, failed"
-            else:
-                (left if start.id in left else held).append(experiment.id)
-            continue
         remaining_s = None if max_minutes is None else max_minutes * 60 - (time.monotonic() - started)
-        if remaining_s is not None and estimates[experiment.id] > remaining_s:
-            left.append(experiment.id)
-            continue
-        say(f"[{number}/{len(missing)}] {experiment.id}: about {_duration(estimates[experiment.id])}")
-        with claimed(study.folder, experiment) as mine:
-            if not mine:
-                held.append(experiment.id)
-                say("    another process works on it")
-                continue
-            if study.is_done(experiment):
-                continue
-            try:
-                say(f"    {_sum_up(run_one(study, experiment, options=options, command=command))}")
-                finished.append(experiment.id)
-            except Exception as error:
-                failed[experiment.id] = describe_failure(experiment, error)
-                say(f"    failed: {failed[experiment.id]}")
-    return SweepOutcome(finished=tuple(finished), held=tuple(held), failed=failed, left=tuple(left))
+        if (hindered := hindrance(study, experiment, reports)) is not None:
+            reports[experiment.id] = hindered
+        elif remaining_s is not None and estimates[experiment.id] > remaining_s:
+            reports[experiment.id] = LEFT
+        else:
+            say(f"[{number}/{len(missing)}] {experiment.id}: about {_duration(estimates[experiment.id])}")
+            report = reports[experiment.id] = attempt(study, experiment, options=options, command=command)
+            say(f"    {report.line}")
+    return SweepOutcome.of(reports)
 
 
-def run_one(study: Study, experiment: Experiment, *, options: LoopOptions, command: str) -> dict[str, object]:
+def missing_experiments(study: Study) -> list[Experiment]:
+    """The planned experiments that have no result, in their order."""
+    return [experiment for experiment in study.planned if not study.is_done(experiment)]
+
+
+def hindrance(study: Study, experiment: Experiment, reports: Mapping[str, Report]) -> Report | None:
+    """What becomes of a fine-tuning that has nothing to start from, by what became of its start; None for others."""
+    start = start_of(experiment)
+    if experiment.kind != "finetuned" or study.is_done(start):
+        return None
+    state = reports[start.id].state
+    if state not in _HINDRANCES:
+        # Reported by another machine, whose file system is a little ahead of this one's.
+        return None
+    return Report(state=state, message=f"{start.id}, which it starts from, {_HINDRANCES[state]}")
+
+
+def attempt(study: Study, experiment: Experiment, *, options: LoopOptions, command: str) -> Report:
+    """Run an experiment, unless another process holds it or has finished it; a failure is reported, not raised."""
+    with claimed(study.folder, experiment) as mine:
+        if not mine:
+            return Report(state="held", message="another process works on it")
+        if study.is_done(experiment):
+            return Report(state="elsewhere", message="another process has finished it")
+        try:
+            result = run_one(study, experiment, options=options, command=command)
+        except PipeprobeError as error:
+            return Report(state="failed", message=str(error))
+        except Exception as error:
+            # Nobody foresaw it: whoever looks into it needs more than its message.
+            _log.exception("%s failed", experiment.id)
+            return Report(state="failed", message=f"{type(error).__name__}: {error}")
+    return Report(state="finished", message=_describe(result))
+
+
+def run_one(study: Study, experiment: Experiment, *, options: LoopOptions, command: str) -> dict[str, Any]:
     """Carry out one experiment that this process has claimed."""
     return perform(
         experiment, study.settings, study.data, study.folder,
@@ -91,21 +141,11 @@ def run_one(study: Study, experiment: Experiment, *, options: LoopOptions, comma
     )  # fmt: skip
 
 
-def describe_failure(experiment: Experiment, error: Exception) -> str:
-    """What to say of a failure; of one that nobody foresaw, the log gets the traceback."""
-    if isinstance(error, PipeprobeError):
-        return str(error)
-    _log.error("%s failed", experiment.id, exc_info=error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _sum_up(result: dict[str, object]) -> str:
-    evaluations: dict[str, dict[str, float]] = result["evaluations"]  # type: ignore[assignment] # as perform makes it
-    took = _duration(float(str(result["wall_time_s"])))
-    if "val_natural" not in evaluations:
+def _describe(result: Mapping[str, Any]) -> str:
+    took = _duration(result["wall_time_s"])
+    if "val_natural" not in result["evaluations"]:
         return f"{result['status']} after {took}"
-    found = evaluations["val_natural"]
-    return f"{result['status']} after {took}: AUROC on val {found['auroc']:.3f}"
+    return f"{result['status']} after {took}: AUROC on val {result['evaluations']['val_natural']['auroc']:.3f}"
 
 
 def _duration(seconds: float) -> str:

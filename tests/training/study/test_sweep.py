@@ -30,6 +30,9 @@ from training.study.plan import StudySettings, start_of
 from training.study.study_folder import Study, claimed
 from training.study.sweep import SweepOutcome, run_missing
 
+# The folder of the studies, and what the program says of its processes.
+Report = tuple[Path, dict[str, Any]]
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -152,6 +155,29 @@ def test_a_fine_tuning_waits_for_the_process_that_trains_its_start(
     assert sweep(study).outcome.finished == (start_of(tuned).id, tuned.id)
 
 
+def test_a_fine_tuning_is_begun_when_another_process_has_finished_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = cheap(monkeypatch)
+    study = tiny_study(tmp_path)
+    start = start_of(study.planned[-1])
+    held = claimed(tmp_path, start)
+    perform = module.perform
+
+    def finish_elsewhere(experiment: Any, *arguments: Any, **options: Any) -> Any:
+        # The supervised run comes between the start and the fine-tuning.
+        if experiment.kind == "supervised":
+            (tmp_path / start.id / RESULT).write_text("{}")
+            held.__exit__(None, None, None)
+        return perform(experiment, *arguments, **options)
+
+    monkeypatch.setattr(module, "perform", finish_elsewhere)
+    held.__enter__()
+    outcome = sweep(study).outcome
+    assert outcome.held == (start.id,)
+    assert outcome.finished[-1] == begun[-1] == study.planned[-1].id
+
+
 def test_what_another_process_finished_meanwhile_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +282,7 @@ PROGRAM = """
 import json, operator, os, random, signal, sys, time
 from pathlib import Path
 import torch
+import training.commands.sweep
 from support.tiny_study import OPTIONS, register_tiny, settings
 from training.study.study_folder import open_study
 from training.study.sweep import run_missing
@@ -313,12 +340,12 @@ for number in range(kills):
 codes.append(end(fork("killed")))
 both = [fork("shared", report=f"shared{number}") for number in range(2)]
 codes += [end(child) for child in both]
-print(json.dumps({"codes": codes, "killed": killed}))
+print(json.dumps({"codes": codes, "killed": killed, "imports": sorted({"ray"} & sys.modules.keys())}))
 """
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("processes")
     packs = write_packs(folder / "packs", train=72, val=24, test=16)
     done = subprocess.run(
@@ -331,7 +358,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    report: dict[str, list[int]] = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
     assert set(report["codes"]) == {0}, done.stderr
     return folder, report
 
@@ -340,7 +367,7 @@ def results(folder: Path) -> dict[str, Any]:
     return {path.parent.name: without_clocks(json.loads(path.read_text())) for path in folder.glob(f"*/{RESULT}")}
 
 
-def test_a_sweep_that_was_killed_gives_what_a_straight_one_gives(processes: tuple[Path, dict[str, list[int]]]) -> None:
+def test_a_sweep_that_was_killed_gives_what_a_straight_one_gives(processes: Report) -> None:
     folder, report = processes
     # Half of the kills at least came before the work was done.
     assert report["killed"].count(-9) >= 4
@@ -351,7 +378,11 @@ def test_a_sweep_that_was_killed_gives_what_a_straight_one_gives(processes: tupl
     assert not list((folder / "killed").glob("*/checkpoint.pt"))
 
 
-def test_two_processes_share_a_study_and_do_nothing_twice(processes: tuple[Path, dict[str, list[int]]]) -> None:
+def test_ray_is_not_imported_before_it_is_asked_for(processes: Report) -> None:
+    assert processes[1]["imports"] == []
+
+
+def test_two_processes_share_a_study_and_do_nothing_twice(processes: Report) -> None:
     folder, _ = processes
     first, second = (json.loads((folder / f"shared{number}.json").read_text()) for number in range(2))
     assert set(first["finished"]).isdisjoint(second["finished"])
