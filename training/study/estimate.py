@@ -73,7 +73,10 @@ def _seconds(experiment: Experiment, study: Study, rates: dict[str, Any], frames
     encoding = f"encode {encoder}"
     if encoding not in per_s:
         per_s[encoding] = _encoding_rate(study, encoder, device)
-    seconds = OVERHEAD_S + (frames + len(data.val) + len(data.test)) / per_s[encoding]
+    seconds = (
+        OVERHEAD_S
+        + (frames + sum(len(pack) for split, pack in data.packs.items() if split != "train")) / per_s[encoding]
+    )
     if experiment.kind in ("random", "transferred"):
         return seconds
     # A supervised step is one pass over one view: about a masked one's cost without the mask.

@@ -9,6 +9,7 @@ Shapes: N frames.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +51,18 @@ class Verdicts:
     threshold: float
 
 
-def evaluate_experiment(train: Scored, val: Scored, test: Scored, verdicts: Verdicts) -> dict[str, Any]:
+def evaluate_experiment(scored: Mapping[str, Scored], verdicts: Verdicts) -> dict[str, Any]:
     """Metrics by name of data set: train, val at each proportion, val and test balanced and natural.
 
-    A set that the split has too few frames for is left out.
+    A set that the split has too few frames for is left out, and so is test where there is none.
+
+    Args:
+        scored: by split: train, val and, where there is one, test.
+        verdicts: how logits become verdicts.
     """
-    sets = {"train": train, **_draws("val", val, PROPORTIONS), **_draws("test", test, ())}
+    sets = {"train": scored["train"], **_draws("val", scored["val"], PROPORTIONS)}
+    if "test" in scored:
+        sets |= _draws("test", scored["test"], ())
     return {name: _measure(scored, verdicts) for name, scored in sets.items()}
 
 

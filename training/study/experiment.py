@@ -2,6 +2,7 @@
 
     STUDY/<id>/             a run folder (`training.runs`)
     STUDY/<id>/result.json  everything that the report reads; written last
+    STUDY/pretrained/       run folders of encoders that several experiments probe
 
 An experiment without result.json is not finished, whatever else its folder holds, and is continued.
 
@@ -10,9 +11,11 @@ Shapes: N frames, V views of a frame, D features.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from serving.durable import write_json_atomic
+from serving.durable import write_bytes_atomic, write_json_atomic
 from serving.errors import DataError
 from training import runs
 from training.backbones import Encoder
@@ -39,10 +42,12 @@ from training.operating_points import DEFAULT
 from training.probe import LabelledFrames, ProbeConfig, describe_pack, fit_probe, labelled_frames
 from training.provenance import provenance
 from training.study.evaluation import Scored, Verdicts, evaluate_experiment
-from training.study.plan import Experiment, StudySettings, pretraining, start_of
+from training.study.plan import LOCK, Experiment, StudySettings, pretraining, start_of
 from training.study.supervised_scores import clear_run, train_and_score
 
 RESULT = "result.json"
+# Runs of pretraining that several experiments share.
+SHARED = "pretrained"
 SCHEMA_VERSION = 1
 # Frames and views that LiDAR sees, and frames that the other label-free metrics see.
 LIDAR_FRAMES, LIDAR_VIEWS = 128, 8
@@ -52,11 +57,20 @@ FEATURE_BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class StudyData:
-    """The packs of a study: training subsets are drawn from `train`; nothing is chosen on `test`."""
+    """The packs of a study: training subsets are drawn from `train`; nothing is chosen on `test`.
+
+    Sewer-ML's test labels are not public: a study on it has no `test`.
+    """
 
     train: Pack
     val: Pack
-    test: Pack
+    test: Pack | None = None
+
+    @property
+    def packs(self) -> dict[str, Pack]:
+        """Those that there are, by split."""
+        packs = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: pack for split, pack in packs.items() if pack is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +108,20 @@ def perform(
     try:
         if experiment.kind in ("supervised", "finetuned"):
             start = _start(experiment, study, initial)
-            scored = train_and_score(
-                train, data.val, data.test, experiment, settings, start, folder, device=options.device, command=command
-            )
-            measured = Measured(evaluations=evaluate_experiment(*scored), classes={}, label_free={})
+            scored, verdicts = train_and_score(
+                data.packs | {"train": train}, experiment, settings, start, folder,
+                device=options.device, command=command,
+            )  # fmt: skip
+            measured = Measured(evaluations=evaluate_experiment(scored, verdicts), classes={}, label_free={})
         else:
             if experiment.kind == "ssl":
-                pretrained = _pretrain(experiment, settings, train, folder, initial, options, command)
+                if settings.pretrain_on == "split":
+                    shared = study / SHARED / f"{experiment.method}-{experiment.encoder}-s{experiment.seed}"
+                    with alone_in(shared):
+                        pretrained = _pretrain(experiment, settings, data.train, shared, initial, options, command)
+                    _copy_run(shared, folder)
+                else:
+                    pretrained = _pretrain(experiment, settings, train, folder, initial, options, command)
                 status = pretrained.pop("status")
             else:
                 _write_untrained(experiment, settings, train.size, folder, initial, command)
@@ -173,6 +194,20 @@ def _is_pretrained(folder: Path) -> bool:
     return ended and runs.read_json(folder / runs.RUN).get("status") in ("finished", "collapsed")
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process works in the folder, and keep others out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _copy_run(source: Path, folder: Path) -> None:
+    for name in (runs.CONFIG, runs.METRICS, runs.ENCODER, runs.RUN):
+        write_bytes_atomic(folder / name, (source / name).read_bytes())
+
+
 def _write_untrained(
     experiment: Experiment,
     settings: StudySettings,
@@ -214,10 +249,8 @@ def _probe(
     experiment: Experiment, settings: StudySettings, train: Pack, data: StudyData, folder: Path, device: str
 ) -> Measured:
     encoder, _ = runs.load_encoder(folder)
-    parts = {
-        name: labelled_frames(folder, encoder, pack, device)
-        for name, pack in (("train", train), ("val", data.val), ("test", data.test))
-    }
+    packs = data.packs | {"train": train}
+    parts = {name: labelled_frames(folder, encoder, pack, device) for name, pack in packs.items()}
     fit = fit_probe(parts["train"], ProbeConfig(calibration_share=settings.calibration_share, seed=experiment.seed))
     scored = {
         name: Scored(logits=fit.linear.logits(part.features), labels=part.labels, classes=part.classes)
@@ -246,7 +279,8 @@ def _class_scores(
         return {}
     scores = {
         f"{name}_natural": official_scores(parts[name].classes, probe.scores(parts[name].features)).to_json()
-        for name in ("val", "test")
+        for name in parts
+        if name != "train"
     }
     return {name: {**values, "absent": list(probe.absent)} for name, values in scores.items()}
 

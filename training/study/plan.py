@@ -23,6 +23,7 @@ from training.recipes import RECIPES
 
 Kind = Literal["ssl", "random", "transferred", "supervised", "finetuned"]
 Baseline = Literal["random", "transferred", "supervised", "finetuned"]
+PretrainOn = Literal["subset", "split"]
 
 PAPER_METHODS = ("simclr", "barlow_twins", "byol", "dino", "mae")
 # What stands for MAE where there is no transformer.
@@ -65,6 +66,8 @@ class StudySettings:
         epochs, batch_size: of pretraining, and of supervised training, so that all see as many frames.
         optim, views: axes of the recipes.
         view_size: side of the augmented views in pixels; null for the frames' own.
+        pretrain_on: "subset" pretrains on the frames that train the probe, as the study does; "split" on all frames of
+            the training split, unlabelled ones too, once for all proportions.
         frames: size of each training subset; null for all normals with as many defects as make up the proportion.
         calibration_share: share of the training inspections that calibrates the probe and chooses its threshold.
     """
@@ -80,6 +83,7 @@ class StudySettings:
     optim: Axis = "paper"
     views: Views = "published"
     view_size: int | None = None
+    pretrain_on: PretrainOn = "subset"
     frames: int | None = None
     calibration_share: float = 0.2
     initial: tuple[tuple[str, str], ...] = ()
@@ -97,6 +101,7 @@ class StudySettings:
         check_choice("finetuned_from", self.finetuned_from, METHODS)
         check_choice("optim", self.optim, get_args(Axis))
         check_choice("views", self.views, get_args(Views))
+        check_choice("pretrain_on", self.pretrain_on, get_args(PretrainOn))
         if not self.encoders or not self.proportions or self.seeds < 1:
             raise ConfigError("a study needs an encoder, a proportion and a seed at least")
         if not all(share is None or 0 < share < 1 for share in self.proportions):

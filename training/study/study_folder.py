@@ -29,6 +29,7 @@ STUDY = "study.json"
 INITIAL = "initial"
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
+NEEDED = ("train", "val")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def open_study(folder: Path, data_folder: Path, settings: StudySettings, initial
 
     Args:
         folder: the study's.
-        data_folder: holds the packs train, val and test.
+        data_folder: holds the packs train, val and, where there is one, test.
         settings: must be those that the study was started with, if it was.
         initial: the encoders that `settings.initial` names.
 
@@ -72,7 +73,7 @@ def open_study(folder: Path, data_folder: Path, settings: StudySettings, initial
         "schema_version": SCHEMA_VERSION,
         "settings": settings.to_json(),
         "image_size": data.train.size,
-        "data": {split: describe_pack(getattr(data, split)) for split in SPLITS},
+        "data": {split: describe_pack(pack) for split, pack in data.packs.items()},
         "planned": [experiment.id for experiment in experiments(settings)],
     }
     path = folder / STUDY
@@ -95,23 +96,24 @@ def reopen_study(folder: Path, data_folder: Path) -> Study:
 
 
 def open_data(folder: Path) -> StudyData:
-    """The packs FOLDER/train, FOLDER/val and FOLDER/test.
+    """The packs FOLDER/train, FOLDER/val and, where there is one, FOLDER/test.
 
     Raises:
         DataError: one is missing or damaged, two are the same, or their frame sizes differ.
     """
-    missing = [split for split in SPLITS if not (folder / split).is_dir()]
+    missing = [split for split in NEEDED if not (folder / split).is_dir()]
     if missing:
         raise DataError(
-            f"{folder} must hold the packs {', '.join(SPLITS)}, and lacks {', '.join(missing)}: make them with "
+            f"{folder} must hold the packs {' and '.join(NEEDED)}, and lacks {', '.join(missing)}: make them with "
             f"`pipeprobe-train pack DATA --split {missing[0]} --size S --out {folder / missing[0]}`"
         )
-    train, val, test = (open_pack(folder / split) for split in SPLITS)
-    if len({pack.size for pack in (train, val, test)}) > 1:
-        raise DataError(f"the packs of {folder} have frames of {train.size}, {val.size} and {test.size} px: pack alike")
-    if len({pack.digest for pack in (train, val, test)}) < len(SPLITS):
+    packs = {split: open_pack(folder / split) for split in SPLITS if (folder / split).is_dir()}
+    sizes = [pack.size for pack in packs.values()]
+    if len(set(sizes)) > 1:
+        raise DataError(f"the packs of {folder} have frames of {', '.join(map(str, sizes))} px: pack alike")
+    if len({pack.digest for pack in packs.values()}) < len(packs):
         raise DataError(f"two packs of {folder} hold the same frames: pack the splits apart")
-    return StudyData(train=train, val=val, test=test)
+    return StudyData(**packs)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ As for a probe, part of the training inspections is kept from training, to calib
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,7 @@ from training.supervised import RESULT, SupervisedConfig, classify, load_classif
 
 
 def train_and_score(
-    train: Pack,
-    val: Pack,
-    test: Pack,
+    packs: Mapping[str, Pack],
     experiment: Experiment,
     settings: StudySettings,
     initial: Encoder | None,
@@ -34,10 +33,11 @@ def train_and_score(
     *,
     device: str,
     command: str,
-) -> tuple[Scored, Scored, Scored, Verdicts]:
-    """Train on the part of `train` that is not held out; score the labelled frames of train, val and test.
+) -> tuple[dict[str, Scored], Verdicts]:
+    """Train on the part of train that is not held out; score the labelled frames of every pack, by its name.
 
     Args:
+        packs: train, the experiment's subset; val; and test, where there is one.
         train: labelled frames only.
         initial: the encoder to start from; freshly drawn weights for None.
         folder: the run folder; what an interrupted call left there is thrown away.
@@ -46,6 +46,7 @@ def train_and_score(
         IndivisibleError: the inspections cannot be divided into a part to train on and a part to calibrate on.
         DivergedError: the loss stopped being finite.
     """
+    train = packs["train"]
     labels = np.asarray(train.labels)
     groups = group_ids(np.asarray(train.inspections), len(train))
     rng = np.random.default_rng([experiment.seed, 0])
@@ -61,10 +62,12 @@ def train_and_score(
             seed=experiment.seed,
         )
         fitted = select_frames(train, np.flatnonzero(~held_out))
-        train_supervised(fitted, val, config=config, initial=initial, device=device, out=folder, command=command)
+        train_supervised(
+            fitted, packs["val"], config=config, initial=initial, device=device, out=folder, command=command
+        )
     encoder, head = load_classifier(folder)
-    scored = [_score(classify(encoder, head, pack, device=device), pack) for pack in (train, val, test)]
-    return scored[0], scored[1], scored[2], _place(scored[0].take(np.flatnonzero(held_out)))
+    scored = {name: _score(classify(encoder, head, pack, device=device), pack) for name, pack in packs.items()}
+    return scored, _place(scored["train"].take(np.flatnonzero(held_out)))
 
 
 def _score(logits: NDArray[np.float64], pack: Pack) -> Scored:

@@ -35,6 +35,11 @@ def of_logits(*pairs: tuple[float, int]) -> Scored:
     )
 
 
+def as_splits(scored: Scored) -> dict[str, Scored]:
+    """The same frames as train, val and test."""
+    return dict.fromkeys(("train", "val", "test"), scored)
+
+
 # One normal below 0 and one between 0 and 1, one defect in each of the three ranges, one more normal above.
 SIX = of_logits((-2.0, 0), (0.5, 0), (1.5, 0), (-0.5, 1), (0.5, 1), (3.0, 1))
 
@@ -42,7 +47,7 @@ SIX = of_logits((-2.0, 0), (0.5, 0), (1.5, 0), (-0.5, 1), (0.5, 1), (3.0, 1))
 def test_the_published_threshold_is_logit_0_and_the_chosen_one_lies_on_the_score() -> None:
     # Halving the slope and shifting leaves logit 0 where it is, and moves score 0.5 to logit 2.
     verdicts = Verdicts(platt=Platt(slope=0.5, intercept=-1.0), threshold=0.5)
-    found = evaluate_experiment(SIX, SIX, SIX, verdicts)["test_natural"]
+    found = evaluate_experiment(as_splits(SIX), verdicts)["test_natural"]
     published, chosen = found["published"], found["chosen"]
     assert (published["threshold"], chosen["threshold"]) == (0.5, 0.5)
     # From logit 0 on: 2 of 3 defects, 2 of 3 normals.
@@ -57,12 +62,12 @@ def test_the_published_threshold_is_logit_0_and_the_chosen_one_lies_on_the_score
 
 def test_a_frame_at_logit_0_is_judged_a_defect() -> None:
     data = of_logits((0.0, 1), (-1e-9, 0), (-3.0, 0), (2.0, 1))
-    published = evaluate_experiment(data, data, data, PLAIN)["val_natural"]["published"]
+    published = evaluate_experiment(as_splits(data), PLAIN)["val_natural"]["published"]
     assert (published["recall"], published["specificity"]) == (1.0, 1.0)
 
 
 def test_areas_are_those_of_the_pairs() -> None:
-    found = evaluate_experiment(SIX, SIX, SIX, PLAIN)["train"]
+    found = evaluate_experiment(as_splits(SIX), PLAIN)["train"]
     # Pairs of a defect and a normal: -0.5 beats one, 0.5 beats one and ties with one, 3 beats three.
     assert found["auroc"] == pytest.approx((1 + 1.5 + 3) / 9)
     # Precision at each rise of recall, from the top: 1/1 at 3, 2/4 at 0.5, 3/5 at -0.5.
@@ -71,7 +76,9 @@ def test_areas_are_those_of_the_pairs() -> None:
 
 
 def test_every_set_has_exactly_its_share_of_defects() -> None:
-    found = evaluate_experiment(scored(50, 30), scored(400, 300, seed=1), scored(60, 90, seed=2), PLAIN)
+    found = evaluate_experiment(
+        {"train": scored(50, 30), "val": scored(400, 300, seed=1), "test": scored(60, 90, seed=2)}, PLAIN
+    )
     assert sorted(found) == sorted(SETS)
     counts = {name: (value["n"], value["n_defect"]) for name, value in found.items()}
     # All 400 normals with as many defects as make up the share, rounded.
@@ -87,7 +94,7 @@ def test_every_set_has_exactly_its_share_of_defects() -> None:
 
 def test_sets_are_draws_of_the_splits_own_scores_and_the_same_each_time() -> None:
     val = scored(400, 300, apart=0.5, seed=1)
-    found, again = (evaluate_experiment(val, val, val, PLAIN) for _ in range(2))
+    found, again = (evaluate_experiment(as_splits(val), PLAIN) for _ in range(2))
     assert found == again
     # All normals are in every draw, and a false alarm does not depend on the defects.
     normals = {found[name]["published"]["specificity"] for name in ("val_p1", "val_p2", "val_p5", "val_p15")}
@@ -99,7 +106,7 @@ def test_sets_are_draws_of_the_splits_own_scores_and_the_same_each_time() -> Non
 
 def test_sets_that_a_small_split_cannot_give_are_left_out() -> None:
     small = scored(20, 20)
-    found = evaluate_experiment(small, small, small, PLAIN)
+    found = evaluate_experiment(as_splits(small), PLAIN)
     # 1 % and 2 % of 20 normals are no defect; 5 % are one.
     assert set(found) == set(SETS) - {"val_p1", "val_p2"}
     assert (found["val_p5"]["n"], found["val_p5"]["n_defect"]) == (21, 1)
@@ -107,7 +114,7 @@ def test_sets_that_a_small_split_cannot_give_are_left_out() -> None:
 
 def test_the_weighted_metric_is_there_where_classes_are_known() -> None:
     known, unknown = scored(40, 40), scored(40, 40, known=False)
-    found = evaluate_experiment(known, unknown, known, PLAIN)
+    found = evaluate_experiment({"train": known, "val": unknown, "test": known}, PLAIN)
     assert "f2_ciw_binary" in found["train"]["published"]
     assert "f2_ciw_binary" not in found["val_natural"]["chosen"]
     assert "f2_ciw_binary" in found["test_balanced"]["chosen"]
@@ -116,3 +123,10 @@ def test_the_weighted_metric_is_there_where_classes_are_known() -> None:
 @pytest.mark.parametrize(("share", "name"), [(0.01, "p1"), (0.15, "p15"), (0.005, "p0.5"), (0.07, "p7")])
 def test_percent(share: float, name: str) -> None:
     assert percent(share) == name
+
+
+def test_without_a_test_split_nothing_is_said_of_it() -> None:
+    found = evaluate_experiment({"train": SIX, "val": SIX}, PLAIN)
+    assert [name for name in SETS if name in found] == list(found)
+    assert {"train", "val_natural"} <= set(found)
+    assert not [name for name in found if name.startswith("test")]

@@ -89,7 +89,7 @@ def test_other_packs_are_refused_and_named(packs: Path, tmp_path: Path) -> None:
     assert "'frames': 32" in str(refused.value)
 
 
-@pytest.mark.parametrize("missing", [("train", "val", "test"), ("test",)])
+@pytest.mark.parametrize("missing", [("train", "val"), ("val",)])
 def test_missing_packs_are_named_with_the_command_that_makes_them(
     packs: Path, tmp_path: Path, missing: tuple[str, ...]
 ) -> None:
@@ -97,9 +97,17 @@ def test_missing_packs_are_named_with_the_command_that_makes_them(
         shutil.copytree(packs / split, tmp_path / split)
     with pytest.raises(DataError) as refused:
         open_data(tmp_path)
-    assert f"must hold the packs train, val, test, and lacks {', '.join(missing)}" in str(refused.value)
+    assert f"must hold the packs train and val, and lacks {', '.join(missing)}" in str(refused.value)
     command = f"`pipeprobe-train pack DATA --split {missing[0]} --size S --out {tmp_path / missing[0]}`"
     assert command in str(refused.value)
+
+
+def test_a_study_needs_no_test_pack(packs: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(packs / split, tmp_path / split)
+    data = open_data(tmp_path)
+    assert data.test is None
+    assert list(data.packs) == ["train", "val"]
 
 
 def test_packs_that_do_not_go_together_are_refused(packs: Path, tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_packs_that_do_not_go_together_are_refused(packs: Path, tmp_path: Path) 
     shutil.rmtree(tmp_path / "test")
     larger = write_packs(tmp_path / "larger", train=8, val=8, test=8, size=40)
     shutil.copytree(larger / "test", tmp_path / "test")
-    with pytest.raises(DataError, match="frames of 32, 32 and 40 px: pack alike"):
+    with pytest.raises(DataError, match="frames of 32, 32, 40 px: pack alike"):
         open_data(tmp_path)
 
 

@@ -33,7 +33,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def score(folder: Path, *, train: Pack = TRAIN, **changes: Any) -> Any:
     return train_and_score(
-        train, VAL, TEST, EXPERIMENT, settings(**changes), None, folder, device="cpu", command="typed"
+        {"train": train, "val": VAL, "test": TEST},
+        EXPERIMENT,
+        settings(**changes),
+        None,
+        folder,
+        device="cpu",
+        command="typed",
     )
 
 
@@ -54,14 +60,14 @@ def test_whole_inspections_are_kept_from_training_and_place_the_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, placed = watch(monkeypatch, "train_supervised"), watch(monkeypatch, "_place")
-    train, _, _, verdicts = score(tmp_path)
+    scored, verdicts = score(tmp_path)
     fitted, (held_out,) = trained[0][0], placed[0]
     assert len(fitted) + len(held_out.labels) == 120
     kept = set(np.unique(TRAIN.inspections)) - set(np.unique(fitted.inspections))
     # A fifth of twenty inspections.
     assert len(kept) == 4
     of_kept = np.isin(TRAIN.inspections, list(kept))
-    np.testing.assert_array_equal(held_out.logits, train.logits[of_kept])
+    np.testing.assert_array_equal(held_out.logits, scored["train"].logits[of_kept])
     np.testing.assert_array_equal(held_out.labels, TRAIN.labels[of_kept])
     # No other threshold separates the held-out frames better.
     scores = verdicts.platt.score(held_out.logits)
@@ -74,8 +80,9 @@ def test_whole_inspections_are_kept_from_training_and_place_the_threshold(
 
 
 def test_labelled_frames_alone_are_scored(tmp_path: Path) -> None:
-    train, val, test, _ = score(tmp_path)
-    for scored, pack in ((train, TRAIN), (val, VAL), (test, TEST)):
+    found, _ = score(tmp_path)
+    for split, pack in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+        scored = found[split]
         known = pack.labels >= 0
         np.testing.assert_array_equal(scored.labels, pack.labels[known])
         np.testing.assert_array_equal(scored.classes, pack.classes[known])
@@ -87,9 +94,9 @@ def test_a_trained_run_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.
     trained = watch(monkeypatch, "train_supervised")
     again = score(tmp_path)
     assert not trained
-    for before, after in zip(first[:3], again[:3], strict=True):
-        np.testing.assert_array_equal(before.logits, after.logits)
-    assert first[3] == again[3]
+    for split, before in first[0].items():
+        np.testing.assert_array_equal(before.logits, again[0][split].logits)
+    assert first[1] == again[1]
 
 
 def test_what_was_killed_half_way_is_trained_from_the_start(tmp_path: Path) -> None:
@@ -99,7 +106,7 @@ def test_what_was_killed_half_way_is_trained_from_the_start(tmp_path: Path) -> N
     (killed / RESULT).unlink()
     (killed / ".head.pt.12ab.partial").touch()
     found = score(killed)
-    np.testing.assert_array_equal(found[1].logits, expected[1].logits)
+    np.testing.assert_array_equal(found[0]["val"].logits, expected[0]["val"].logits)
     assert not list(killed.glob(".*.partial"))
 
 
