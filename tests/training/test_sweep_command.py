@@ -112,7 +112,7 @@ def test_another_study_is_refused_in_the_folder_of_one(packs: Path, tmp_path: Pa
 
 def test_missing_packs_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
     (tmp_path / "packs").mkdir()
-    with pytest.raises(DataError, match=r"lacks train, val, test: make them with `pipeprobe-train pack DATA --split t"):
+    with pytest.raises(DataError, match=r"lacks train, val: make them with `pipeprobe-train pack DATA --split t"):
         said(tmp_path / "packs", tmp_path / "study")
     assert not (tmp_path / "study").exists()
 

@@ -16,10 +16,11 @@ from rich.table import Table
 from serving.errors import ConfigError
 from training.backbones import ENCODERS
 from training.commands.options import device_option, typed_command
+from training.config import Axis, Precision, PretrainConfig, Views
 from training.data.pack import Pack, open_pack
 from training.loop import LoopOptions, Summary, pretrain
 from training.methods import METHODS
-from training.recipes import RECIPES, Axis, Precision, PretrainConfig, Views
+from training.recipes import RECIPES
 from training.runs import CONFIG, read_json
 
 # Options that a run's config fixes, by where the config holds them.

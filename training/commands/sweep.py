@@ -22,7 +22,7 @@ from training.features import encoder_digest
 from training.loop import LoopOptions
 from training.methods import METHODS
 from training.study.estimate import estimate_s
-from training.study.plan import PAPER_METHODS, Baseline, StudySettings
+from training.study.plan import PAPER_METHODS, Baseline, PretrainOn, StudySettings
 from training.study.ray_engine import Cluster, import_ray, run_missing_on_ray
 from training.study.study_folder import Study, open_study
 from training.study.sweep import SweepOutcome, run_missing
@@ -82,6 +82,13 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--optim", default=_DEFAULTS.optim, show_default=True, type=click.Choice(get_args(Axis)))
 @click.option("--views", default=_DEFAULTS.views, show_default=True, type=click.Choice(get_args(Views)))
 @click.option("--view-size", type=int, help="Side of the augmented views, pixels.  [default: that of the packs]")
+@click.option(
+    "--pretrain-on",
+    default=_DEFAULTS.pretrain_on,
+    show_default=True,
+    type=click.Choice(get_args(PretrainOn)),
+    help="The frames of the probe's subset, or all of the training split, once for all proportions.",
+)
 @click.option("--frames", type=click.IntRange(min=10), help="Frames of each training subset.  [default: all normals]")
 @click.option(
     "--init",

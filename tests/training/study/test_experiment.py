@@ -31,7 +31,7 @@ from training.label_free import EXPECTED_SIGN
 from training.loop import DivergedError
 from training.recipes import RECIPES
 from training.study import experiment as module
-from training.study.experiment import RESULT, StudyData, perform, training_subset
+from training.study.experiment import RESULT, SHARED, StudyData, perform, training_subset
 from training.study.plan import LOCK, Experiment, StudySettings, experiments
 
 DATA = memory_data()
@@ -136,6 +136,20 @@ def test_a_self_supervised_result_says_everything(tmp_path: Path) -> None:
         assert set(evaluation["published"]) == set(evaluation["chosen"]) == THRESHOLD_KEYS
     assert set(result["label_free"]) == set(EXPECTED_SIGN)
     assert result["command"] == "typed"
+
+
+def test_pretraining_on_the_whole_split_is_done_once_for_all_proportions(tmp_path: Path) -> None:
+    plan = replace(settings(), pretrain_on="split")
+    first = carry_out(tiny_experiment("ssl", share=0.15), tmp_path, plan=plan)
+    shared = tmp_path / SHARED / "simclr-tiny-s0"
+    written = (shared / runs.ENCODER).stat().st_mtime_ns
+    second = carry_out(tiny_experiment("ssl", share=0.05), tmp_path, plan=plan)
+    assert (shared / runs.ENCODER).stat().st_mtime_ns == written
+    assert first["pretraining"] == second["pretraining"]
+    assert first["train"]["digest"] != second["train"]["digest"]
+    assert runs.read_json(shared / runs.RUN)["pack"]["digest"] == DATA.train.digest
+    folders = [shared, *(tmp_path / result["id"] for result in (first, second))]
+    assert len({encoder_digest(runs.load_encoder(folder)[0]) for folder in folders}) == 1
 
 
 def test_a_run_folder_keeps_the_encoder_and_nothing_large_beside_it(tmp_path: Path) -> None:
