@@ -258,7 +258,7 @@ def _probe(
     }
     verdicts = Verdicts(platt=fit.platt, threshold=fit.thresholds[DEFAULT].value)
     return Measured(
-        evaluations=evaluate_experiment(**scored, verdicts=verdicts),
+        evaluations=evaluate_experiment(scored, verdicts),
         classes=_class_scores(parts, experiment, settings),
         label_free=_label_free(encoder, train, parts["train"], experiment, settings, device),
     )
