@@ -198,7 +198,10 @@ class _Loop:
         self.share = share_of_batch(config.batch_size)
         self.steps_per_epoch = len(pack) // config.batch_size
         if not self.steps_per_epoch:
-            raise ConfigError(f"{pack.path} has {len(pack)} frames, fewer than a batch of {config.batch_size}")
+            raise ConfigError(
+                f"{pack.path} has {len(pack)} frames, fewer than a batch of {config.batch_size}: take a batch size of "
+                f"at most {len(pack)}, or more frames"
+            )
         self.total_steps = self.steps_per_epoch * config.epochs
         self.method = _build_method(config, initial)
         if world_size() > 1:

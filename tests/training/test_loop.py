@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,18 @@ from click.testing import CliRunner
 from support.toy_packs import ToyPack, toy_pack
 from torch import Tensor, nn
 
-from serving.errors import ConfigError
+from serving.errors import ConfigError, DataError
 from training import loop
 from training.backbones import ENCODERS, Encoder
 from training.commands import pretrain as command_module
 from training.config import PretrainConfig
 from training.data.augment import View, ViewSpec, symmetric_views
 from training.heads import build_mlp
-from training.loop import DivergedError, LoopOptions, Summary, pretrain, step_seed
+from training.loop import DivergedError, LoopOptions, RunWriteError, Summary, pretrain, step_seed
 from training.methods import METHODS, Method, MethodConfig
 from training.optim import OptimConfig
 from training.recipes import simclr_resnet18
-from training.runs import load_encoder, read_json
+from training.runs import load_encoder, load_tensors, read_json, save_tensors
 
 SIZE = 16
 EPOCHS = 6
@@ -195,8 +197,9 @@ def test_time_runs_out_after_a_checkpoint_and_the_run_goes_on(tmp_path: Path, pa
 
 def test_a_run_folder_is_not_overwritten_and_nothing_is_resumed_from_nothing(tmp_path: Path, pack: ToyPack) -> None:
     config = replace(simclr_config(), epochs=1)
-    with pytest.raises(ConfigError, match=r"no checkpoint\.pt"):
+    with pytest.raises(ConfigError, match=r"no checkpoint\.pt to resume from: delete the folder and start anew"):
         run_to(tmp_path / "new", pack, config, resume=True)
+    assert not (tmp_path / "new").exists()
     run_to(tmp_path / "run", pack, config)
     with pytest.raises(ConfigError, match="already holds a run"):
         run_to(tmp_path / "run", pack, config)
@@ -207,7 +210,7 @@ def test_another_config_or_pack_is_not_resumed(tmp_path: Path, pack: ToyPack) ->
     run_to(tmp_path, pack, config)
     with pytest.raises(ConfigError, match=r"optim\.lr: .* -> 0\.5"):
         run_to(tmp_path, pack, replace(config, optim=replace(config.optim, lr=0.5)), resume=True)
-    with pytest.raises(ConfigError, match="another pack"):
+    with pytest.raises(ConfigError, match=r"another pack than toy: .* Resume with that pack"):
         run_to(tmp_path, toy_pack("train", n=44, size=SIZE, seed=1), config, resume=True)
     before = (tmp_path / "encoder.pt").read_bytes()
     assert run_to(tmp_path, pack, config, resume=True).status == "finished"
@@ -227,6 +230,82 @@ def test_another_number_of_threads_is_said(tmp_path: Path, pack: ToyPack, caplog
     assert "not bit for bit" in caplog.text
 
 
+@contextmanager
+def files_of_at_most(n_bytes: int) -> Iterator[None]:
+    """The system refuses to write more into a file, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_spares_the_checkpoint(tmp_path: Path, pack: ToyPack) -> None:
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    run_to(straight, pack, masked_config())
+    run_to(run, pack, masked_config(), max_minutes=1e-9)
+    before = (run / "checkpoint.pt").read_bytes()
+    assert len(before) > 2 * (straight / "metrics.jsonl").stat().st_size
+    with files_of_at_most(len(before) // 2), pytest.raises(RunWriteError) as caught:
+        run_to(run, pack, masked_config(), resume=True)
+    said = str(caught.value)
+    assert said.startswith(f"{run}: a checkpoint cannot be written at step 5 (File too large)")
+    assert "checkpoint.pt of step 1 is kept. Free space on that disk" in said
+    assert said.endswith("go on with --resume")
+    assert (run / "checkpoint.pt").read_bytes() == before
+    assert {file.name for file in run.iterdir()} == {"config.json", "run.json", "metrics.jsonl", "checkpoint.pt"}
+    assert read_json(run / "run.json")["status"] == "failed"
+    run_to(run, pack, masked_config(), resume=True)
+    assert lines(run) == lines(straight)
+
+
+@pytest.mark.parametrize(("n_bytes", "what"), [(100, r"config\.json"), (6000, "a checkpoint")])
+def test_a_disk_that_is_full_from_the_start_is_said(tmp_path: Path, pack: ToyPack, n_bytes: int, what: str) -> None:
+    with files_of_at_most(n_bytes), pytest.raises(RunWriteError, match=f"{what} cannot be .* no checkpoint is there"):
+        run_to(tmp_path / "run", pack, simclr_config())
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_what_a_kill_in_the_middle_of_writing_leaves_is_not_taken_for_whole(tmp_path: Path, pack: ToyPack) -> None:
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    run_to(straight, pack, simclr_config())
+    run_to(run, pack, simclr_config(), max_minutes=1e-9)
+    whole = (run / "checkpoint.pt").read_bytes()
+    (run / ".checkpoint.pt.0123abcd.partial").write_bytes(whole[: len(whole) // 2])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "lo')
+    run_to(run, pack, simclr_config(), resume=True)
+    assert lines(run) == lines(straight)
+    assert {file.name for file in run.iterdir()} == {file.name for file in straight.iterdir()}
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_version_is_named(tmp_path: Path, pack: ToyPack) -> None:
+    run_to(tmp_path, pack, simclr_config(), max_minutes=1e-9)
+    path = tmp_path / "checkpoint.pt"
+    whole, saved = path.read_bytes(), load_tensors(path)
+    metrics = (tmp_path / "metrics.jsonl").read_bytes() if (tmp_path / "metrics.jsonl").exists() else None
+    path.write_bytes(whole[: len(whole) // 2])
+    refused = rf"checkpoint\.pt cannot be resumed from: .*Delete {tmp_path} and start anew"
+    with pytest.raises(DataError, match=refused):
+        run_to(tmp_path, pack, simclr_config(), resume=True)
+    for key in ("step", "method"):
+        save_tensors(path, {name: value for name, value in saved.items() if name != key})
+        with pytest.raises(DataError, match=refused):
+            run_to(tmp_path, pack, simclr_config(), resume=True)
+    save_tensors(path, {**saved, "method": {"encoder.conv.weight": torch.zeros(1)}})
+    with pytest.raises(DataError, match=r"(?s)" + refused):
+        run_to(tmp_path, pack, simclr_config(), resume=True)
+    assert metrics is None or (tmp_path / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_the_note_beside_the_bar_says_how_the_epoch_before_ended(tmp_path: Path, pack: ToyPack) -> None:
+    state = loop._Loop(simclr_config(), pack, tmp_path, options())
+    assert state._note(0) == "epoch 1/6"
+    state.last_epoch = {"loss": 3.14159, "rankme": 7.25}
+    assert state._note(1) == "epoch 2/6, loss 3.142, RankMe 7.2"
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
     tmp_path: Path, pack: ToyPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +313,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(
     before = (tmp_path / "checkpoint.pt").read_bytes()
     original = METHODS["simclr"].loss
     monkeypatch.setattr(METHODS["simclr"], "loss", lambda self, *given: original(self, *given) * math.inf)
-    with pytest.raises(DivergedError, match=r"the loss is (inf|nan) at step 2 of 30"):
+    with pytest.raises(
+        DivergedError, match=r"the loss is (inf|nan) at step 2 of 30 in .*--precision fp32.*step 1 is kept"
+    ):
         run_to(tmp_path, pack, simclr_config(), resume=True, checkpoint_steps=1, log_steps=1000)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert read_json(tmp_path / "run.json")["status"] == "failed"

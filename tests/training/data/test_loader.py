@@ -58,6 +58,20 @@ def test_only_the_frames_asked_for(pack: Pack, resident: bool) -> None:
     np.testing.assert_array_equal(torch.cat(batches).numpy(), pack.frames[order])
 
 
+@pytest.mark.parametrize("resident", [False, True])
+def test_processes_that_share_batches_read_each_frame_once(pack: Pack, resident: bool) -> None:
+    whole = list(epoch_batches(pack, batch_size=10, epoch=3, seed=7))
+    parts = [
+        list(epoch_batches(pack, batch_size=10, epoch=3, seed=7, share=share, resident=resident))
+        for share in (slice(0, 5), slice(5, 10))
+    ]
+    assert [len(batch) for part in parts for batch in part] == [5] * 8
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat((first, second)), batch)
+    with pytest.raises(ConfigError, match="not full cannot be shared"):
+        epoch_batches(pack, batch_size=10, epoch=0, seed=0, drop_last=False, share=slice(0, 5))
+
+
 @pytest.mark.parametrize("how", ["close", "drop", "exception"])
 def test_thread_ends_when_the_consumer_stops_early(pack: Pack, how: str) -> None:
     batches = epoch_batches(pack, batch_size=1, epoch=0, seed=0)
