@@ -330,4 +330,6 @@ def _adamw_rising_decay(batch_share: float) -> OptimConfig:
 
 
 def _dino(spec: ViewSpec, run: RunSettings) -> DINOConfig:
-    return DINOConfig(views=spec, frozen_share=min(1 / max(1, run.get("epochs", 100)), FROZEN_SHARE))
+    # With small batches the teacher has many steps to move in; a short run has few.
+    momentum = 0.996 if run.get("optim") == "short" else 0.9995
+    return DINOConfig(views=spec, momentum=momentum, frozen_share=min(1 / max(1, run.get("epochs", 100)), FROZEN_SHARE))

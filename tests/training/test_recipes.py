@@ -138,9 +138,10 @@ def test_dino_warms_the_teacher_up_on_the_resnet_alone(
         head=(2048, 2048, 256),
         prototypes=4096,
         frozen_share=0.01,
-        momentum=config.momentum,
+        momentum=0.9995,
         views=config.views,
     )
+    assert RECIPES["dino", encoder](image_size=112, optim="short").method_config.momentum == 0.996
 
 
 @pytest.mark.parametrize(("epochs", "share"), [(200, 0.005), (100, 0.01), (20, 0.05), (3, 0.05)])
