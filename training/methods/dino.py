@@ -117,8 +117,11 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, D] -> logits [N, K]."""
-        bottleneck = functional.normalize(wide(self.mlp(features)), dim=1)
-        return functional.linear(bottleneck, functional.normalize(self.prototypes, dim=1))
+        bottleneck = self.mlp(features)
+        # Divided by a small temperature, bfloat16 cosines would be too coarse.
+        with torch.autocast(features.device.type, enabled=False):
+            unit = functional.normalize(wide(bottleneck), dim=1)
+            return functional.linear(unit, functional.normalize(self.prototypes, dim=1).to(unit.dtype))
 
 
 def dino_loss(

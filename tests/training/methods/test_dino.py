@@ -22,6 +22,7 @@ from support.methods import (
 )
 
 from serving.errors import ConfigError
+from training.backbones import seeded_init
 from training.data.augment import View, ViewSpec, masked_view, multi_crop_views, symmetric_views
 from training.methods import METHODS
 from training.methods.base import encode_views
@@ -422,3 +423,12 @@ def test_two_views_without_local_ones_are_enough() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         DINOConfig(views=SPEC, **settings)
+
+
+def test_the_heads_logits_are_float32_under_autocast() -> None:
+    with seeded_init(0):
+        head = DINOHead(16, (32, 8), 12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = head(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
