@@ -22,7 +22,8 @@ from training.export import VARIANTS
 from training.methods import METHODS
 from training.retrain.compare import FEW_INSPECTIONS, RULE, Measured
 from training.retrain.estimate import Estimate, in_words
-from training.retrain.job import Outcome, RetrainConfig, RetrainOptions
+from training.retrain.job import Outcome, RetrainConfig, RetrainOptions, Weighed
+from training.retrain.learn import RUN
 from training.retrain.run import retrain
 from training.retrain.split import CUT_OPTION, SplitPlan
 from training.retrain.start import Start
@@ -209,11 +210,23 @@ class _Printer:
             self._print(f"  {estimate.undeclared} videos do not say how long they are and are not counted")
         self._print("  --minutes or --epochs makes it shorter. Ctrl-C stops; the same command goes on.")
 
-    def conclude(self, outcome: Outcome, options: RetrainOptions) -> None:
-        if outcome.measured:
-            self._compare(outcome)
-        else:
+    def compare(self, weighed: Weighed) -> None:
+        if not weighed.measured:
             self._print("There is no default pair to compare with.")
+            return
+        self._console.print(_comparison_table(weighed))
+        self._print("  False alarms: the share of normal frames judged defect.")
+        if weighed.other:
+            which = "the encoder as it was, with a probe of its own" if weighed.chosen == RUN else "after pretraining"
+            other = weighed.other["auroc"].new
+            self._print(f"  Not taken, since it ranked val no better: {which}; held out, its AUROC is {_figure(other)}")
+        if weighed.inspections < FEW_INSPECTIONS:
+            self._print(f"  {weighed.inspections} inspections held out are few: take the intervals for rough guesses.")
+        self._print(f"  The rule: {RULE}.")
+        self._print(_VERDICTS[str(weighed.verdict)], style="bold")
+
+    def conclude(self, outcome: Outcome, options: RetrainOptions) -> None:
+        """What came out, and what to do with it."""
         pair = outcome.pair
         if pair is None:
             self._print(
@@ -228,27 +241,6 @@ class _Printer:
         back = f' To go back, write "default": "{before}" into {options.models / INDEX_FILE}.' if before else ""
         self._print(f"{pair.name} is now the default pair of {options.models}.{back}")
 
-    def _compare(self, outcome: Outcome) -> None:
-        table = Table(
-            title=f"Held out: {outcome.frames} labelled frames of {outcome.inspections} inspections. Value (95 % "
-            "interval), each pair at its own `balanced`"
-        )
-        new = "new" if outcome.pair is None else f"new: {outcome.pair.name}"
-        for label in ("", f"default: {outcome.default}", new, "difference, paired"):
-            table.add_column(label, justify="right" if label else "left")
-        for key, label in _ROWS.items():
-            table.add_row(label, *_cells(outcome.measured[key]))
-        self._console.print(table)
-        self._print("  False alarms: the share of normal frames judged defect.")
-        if outcome.other:
-            which = "the encoder as it was, with a probe of its own" if outcome.chosen == "run" else "after pretraining"
-            other = outcome.other["auroc"]
-            self._print(f"  Not taken, since it ranked val no better: {which}, AUROC {_figure(other.new)}")
-        if outcome.inspections < FEW_INSPECTIONS:
-            self._print(f"  {outcome.inspections} inspections held out are few: take the intervals for rough guesses.")
-        self._print(f"  The rule: {RULE}.")
-        self._print(_VERDICTS[str(outcome.verdict)], style="bold")
-
     def _print(self, text: str, style: str | None = None) -> None:
         self._console.print(text, style=style, soft_wrap=True, markup=False)
 
@@ -257,6 +249,18 @@ def _title(stage: str) -> str:
     if stage.startswith("frames-"):
         return f"reading videos at {stage.removeprefix('frames-')} px"
     return _TITLES[stage]
+
+
+def _comparison_table(weighed: Weighed) -> Table:
+    table = Table(
+        title=f"Held out: {weighed.frames} labelled frames of {weighed.inspections} inspections. Value (95 % interval) "
+        "of each pair at its own `balanced`"
+    )
+    for label in ("", f"default: {weighed.default}", "new", "difference, paired"):
+        table.add_column(label, justify="right" if label else "left")
+    for key, label in _ROWS.items():
+        table.add_row(label, *_cells(weighed.measured[key]))
+    return table
 
 
 def _cells(measured: Measured) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """How long a retraining will take: each kind of work timed on a little of the real thing.
 
 What is timed: reading pictures of the first video, decoding a few images, and whole training steps of the recipe on
-those frames, in both precisions on a CPU, whose faster one is then used.
+those frames.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ USUAL_STEPS = 3000
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 100
 # Tracing, quantising and judging the variants, on one core of a current machine.
 EXPORT_S = 45.0
+_CPUINFO = Path("/proc/cpuinfo")
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # PNG files of video frames, as a share of their raw bytes, at most.
 PNG_SHARE = 0.9
 
@@ -50,7 +53,7 @@ class Estimate:
         frames: of which `video_frames` have to be read from videos first.
         undeclared: videos that do not say how long they are, and count as nothing.
         training_frames: what pretraining will see.
-        step_s, precision: of one training step, in the faster precision.
+        step_s, precision: of one training step.
         bytes_needed: on the disk.
     """
 
@@ -122,7 +125,8 @@ def estimate(
     training = max(2, round(total - (1 - train_share) * labelled))
     batch = choose_batch(training, batch_size)
     frames = np.resize(np.stack([*sampled, *decoded] or [_noise(size)]), (batch, size, size, 3))
-    precision, step_s = _faster(recipe, torch.from_numpy(frames), device)
+    precision = choose_precision(device)
+    step_s = _time_step(recipe(batch, precision), torch.from_numpy(frames), device)
     epochs = choose_epochs(training, batch, epochs=epochs, minutes=minutes, step_s=step_s)
     per_feature = _time_features(recipe(batch, precision), torch.from_numpy(frames), device)
     return Estimate(
@@ -180,12 +184,12 @@ def _time_images(footage: Footage, size: int) -> tuple[list[NDArray[np.uint8]], 
     return frames, (time.perf_counter() - start) / max(1, len(chosen))
 
 
-def _faster(recipe: Callable[[int, Precision], PretrainConfig], frames: Tensor, device: str) -> tuple[Precision, float]:
-    """The precision whose step is shorter, and its seconds; on a GPU bf16 without asking."""
-    choices: tuple[Precision, ...] = ("bf16",) if device.startswith("cuda") else ("fp32", "bf16")
-    times = {precision: _time_step(recipe(len(frames), precision), frames, device) for precision in choices}
-    precision = min(times, key=lambda choice: times[choice])
-    return precision, times[precision]
+def choose_precision(device: str, cpuinfo: Path = _CPUINFO) -> Precision:
+    """bf16 on a GPU and on processors with instructions for it; elsewhere it is emulated, and slower than float32."""
+    if device.startswith("cuda"):
+        return "bf16"
+    flags = cpuinfo.read_text(errors="replace").split() if cpuinfo.is_file() else []
+    return "bf16" if _BF16_FLAGS & set(flags) else "fp32"
 
 
 def _time_step(config: PretrainConfig, frames: Tensor, device: str) -> float:

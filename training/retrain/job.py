@@ -84,6 +84,28 @@ class RetrainOptions:
     command: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """The new pair beside the default one.
+
+    Attributes:
+        default: the pair compared with; None if there was none.
+        chosen: `run` or `initial`: which of the two encoders goes on, by AUROC on val.
+        frames, inspections: held out.
+        measured: chosen against default, by metric; empty without a default pair.
+        other: the encoder that was not chosen against default, likewise.
+        verdict: None without a default pair.
+    """
+
+    default: str | None
+    chosen: str
+    frames: int
+    inspections: int
+    measured: Mapping[str, Measured]
+    other: Mapping[str, Measured]
+    verdict: Verdict | None
+
+
 class Listener(Protocol):
     """Told what happens, in order."""
 
@@ -98,6 +120,9 @@ class Listener(Protocol):
 
     def expect(self, estimate: Estimate, start: Start) -> None:
         """How long it will take, before it starts."""
+
+    def compare(self, weighed: Weighed) -> None:
+        """What the comparison gave, before anything is exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,23 +166,11 @@ class Outcome:
     """How it ended.
 
     Attributes:
-        default: the pair compared with; None if there was none.
-        chosen: `run` or `initial`: which of the two encoders goes on, by AUROC on val.
-        frames, inspections: held out.
-        measured: chosen against default, by metric; empty without a default pair.
-        other: the encoder that was not chosen against default, likewise.
-        verdict: None without a default pair.
+        weighed: the comparison.
         pair: the exported folder, called as the pair; None if nothing was exported.
         promoted_over: the default before, "" if there was none; None if nothing was promoted.
     """
 
-    out: Path
-    default: str | None
-    chosen: str
-    frames: int
-    inspections: int
-    measured: Mapping[str, Measured]
-    other: Mapping[str, Measured]
-    verdict: Verdict | None
+    weighed: Weighed
     pair: Path | None
     promoted_over: str | None

@@ -161,7 +161,7 @@ def fit_probes(job: Job, packs: Mapping[str, Pack]) -> str:
             try:
                 if load_probe(job.out / name).record["probe_sha256"] != probe["sha256"]:
                     return f"the probe of {name} was fitted again"
-            except DataError as error:
+            except (DataError, OSError) as error:
                 return str(error)
         return None
 

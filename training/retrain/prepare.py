@@ -24,7 +24,7 @@ from training.retrain.extract import Extracted, extract_all, read_extracted
 from training.retrain.footage import Broken, Video
 from training.retrain.job import Job
 from training.retrain.split import PARTS, TEST, TRAIN, Split, split_frames
-from training.retrain.table import Frames, assemble, near_duplicates
+from training.retrain.table import MOST_COMPARED, Frames, assemble, near_duplicates
 from training.runs import read_json
 
 SPLIT_CSV = "split.csv"
@@ -146,6 +146,10 @@ def _write_split(job: Job, frames: Frames, split: Split) -> None:
 def _report_grouping(job: Job) -> None:
     images = [image for image in job.footage.images if image.official is None]
     said = {name for name, rows in job.labels.items() if any(row.inspection is not None for row in rows)}
+    if len(job.footage.images) > MOST_COMPARED:
+        job.listener.say(
+            f"{len(job.footage.images)} images are too many to look for near-duplicates among (at most {MOST_COMPARED})"
+        )
     unknown = sum(image.name not in job.footage.inspection_of and image.name not in said for image in images)
     if unknown:
         job.listener.say(

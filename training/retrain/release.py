@@ -51,7 +51,8 @@ def export_new(release: Release, run: Path, pack: Pack, *, command: str) -> Path
         ConfigError: another pair has that name.
     """
     probe = load_probe(run)
-    for name in pair_names(release.models):
+    candidates = [release.name] if release.is_fixed else pair_names(release.models)
+    for name in candidates:
         if name.startswith(release.name) and is_ours(release.models / name, probe):
             return release.models / name
     if release.is_fixed and (release.models / release.name).exists():

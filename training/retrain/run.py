@@ -15,10 +15,10 @@ from training.config import Precision, PretrainConfig
 from training.data.pack import Pack
 from training.probe import load_probe
 from training.retrain.begin import begin, digest_of
-from training.retrain.compare import EXPORTED, Measured
+from training.retrain.compare import EXPORTED
 from training.retrain.estimate import Estimate, estimate
 from training.retrain.footage import find_footage
-from training.retrain.job import Job, Listener, Outcome, RetrainConfig, RetrainOptions
+from training.retrain.job import Job, Listener, Outcome, RetrainConfig, RetrainOptions, Weighed
 from training.retrain.labels import read_labels
 from training.retrain.learn import fit_probes, make_initial, pretrain_on, recipe
 from training.retrain.prepare import PRETRAIN, prepare
@@ -45,7 +45,9 @@ def retrain(config: RetrainConfig, options: RetrainOptions, out: Path, listener:
         initial = make_initial(job, prepared.packs[PRETRAIN])
         pretrain_on(job, prepared.packs[PRETRAIN], initial, expected)
         chosen = fit_probes(job, prepared.packs)
-        return _release(job, weigh(job, prepared, chosen), prepared.packs["val"])
+        weighed = weigh(job, prepared, chosen)
+        listener.compare(weighed)
+        return _release(job, weighed, prepared.packs["val"])
 
 
 def _open(config: RetrainConfig, options: RetrainOptions, out: Path, listener: Listener) -> Job:
@@ -116,27 +118,13 @@ def _expect(job: Job) -> Estimate:
     return expected
 
 
-def _release(job: Job, weighed: Mapping[str, Any], val: Pack) -> Outcome:
-    """Export by the verdict, promote if asked to, and sum up."""
-    verdict, options = weighed["verdict"], job.options
+def _release(job: Job, weighed: Weighed, val: Pack) -> Outcome:
+    """Export by the verdict, and promote if asked to."""
+    verdict, options = weighed.verdict, job.options
     wanted = verdict is None or verdict in EXPORTED or options.export_anyway
-    pair = _export(job, job.out / weighed["chosen"], val) if wanted else None
-    measured = {
-        name: {metric: Measured.from_json(value) for metric, value in found.items()}
-        for name, found in weighed["measured"].items()
-    }
-    return Outcome(
-        out=job.out,
-        default=None if job.default is None else job.default["name"],
-        chosen=weighed["chosen"],
-        frames=weighed["frames"],
-        inspections=weighed["inspections"],
-        measured=measured.pop(weighed["chosen"], {}),
-        other=next(iter(measured.values()), {}),
-        verdict=verdict,
-        pair=pair,
-        promoted_over=promote(options.models, pair.name) if pair is not None and options.promote else None,
-    )
+    pair = _export(job, job.out / weighed.chosen, val) if wanted else None
+    before = promote(options.models, pair.name) if pair is not None and options.promote else None
+    return Outcome(weighed=weighed, pair=pair, promoted_over=before)
 
 
 def _export(job: Job, run: Path, val: Pack) -> Path:

@@ -20,8 +20,8 @@ from training.features import cached_features
 from training.operating_points import DEFAULT
 from training.probe import PROBE, PROBE_JSON, load_probe
 from training.retrain.begin import describe_pair
-from training.retrain.compare import Measured, Side, compare, judge
-from training.retrain.job import Job
+from training.retrain.compare import RULE, Measured, Side, compare, judge
+from training.retrain.job import Job, Weighed
 from training.retrain.learn import INITIAL, RUN
 from training.retrain.prepare import Prepared, held_out_at
 
@@ -31,31 +31,51 @@ TEST = "test"
 VARIANT = "fp32"
 
 
-def weigh(job: Job, prepared: Prepared, chosen: str) -> dict[str, Any]:
-    """Keys: frames, inspections, chosen, default, measured (by run folder, then metric), verdict.
-
-    Without a default pair nothing is measured and the verdict is None.
+def weigh(job: Job, prepared: Prepared, chosen: str) -> Weighed:
+    """Measure both pairs on the held-out frames, and judge; without a default pair nothing is measured.
 
     Raises:
         ConfigError: the default pair is no longer the one that this was begun with.
     """
+    test = prepared.packs[TEST]
+    result = {} if job.default is None else _measure(job, job.default, prepared, chosen)
+    measured = {
+        name: {metric: Measured.from_json(value) for metric, value in found.items()}
+        for name, found in result.get("measured", {}).items()
+    }
+    return Weighed(
+        default=None if job.default is None else job.default["name"],
+        chosen=chosen,
+        frames=len(test),
+        inspections=len(np.unique(test.inspections)),
+        measured=measured.pop(chosen, {}),
+        other=next(iter(measured.values()), {}),
+        verdict=result.get("verdict"),
+    )
+
+
+def _measure(job: Job, default: Mapping[str, str], prepared: Prepared, chosen: str) -> dict[str, Any]:
+    """Keys: measured (by run folder, then metric), verdict, and what they are about."""
     path = job.out / COMPARISON_JSON
     test = prepared.packs[TEST]
-    about = {"frames": len(test), "inspections": len(np.unique(test.inspections)), "chosen": chosen}
-    if job.default is None:
-        return {**about, "default": None, "measured": {}, "verdict": None}
-    pair = _default_pair(job, job.default)
+    pair = _default_pair(job, default)
     names = [name for name in (RUN, INITIAL) if (job.out / name / PROBE / PROBE_JSON).is_file()]
 
     def work() -> dict[str, Any]:
-        default = _default_side(job, pair, prepared)
+        side = _default_side(job, pair, prepared)
         measured = {}
         for name in names:
             rng = np.random.default_rng([job.seed, 1])
-            found = compare(test.labels, test.inspections, default=default, new=_new_side(job, name, test), rng=rng)
+            found = compare(test.labels, test.inspections, default=side, new=_new_side(job, name, test), rng=rng)
             measured[name] = {metric: value.to_json() for metric, value in found.items()}
-        verdict = judge(Measured.from_json(measured[chosen]["auroc"]))
-        result = {**about, "default": dict(job.default or {}), "measured": measured, "verdict": verdict}
+        result = {
+            "default": dict(default),
+            "held_out": {"frames": len(test), "inspections": len(np.unique(test.inspections))},
+            "chosen": chosen,
+            "measured": measured,
+            "verdict": judge(Measured.from_json(measured[chosen]["auroc"])),
+            "rule": RULE,
+        }
         write_json_atomic(path, result | {"command": job.options.command})
         return result
 
@@ -66,7 +86,7 @@ def weigh(job: Job, prepared: Prepared, chosen: str) -> dict[str, Any]:
         TEST: test.digest,
         "probes": {name: load_probe(job.out / name).record["probe_sha256"] for name in names},
         "chosen": chosen,
-        "default": dict(job.default),
+        "default": dict(default),
     }
     return job.stages.run("compare", inputs=inputs, work=work, amiss=amiss)
 

@@ -56,7 +56,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     encoder = unlike_a_fresh_one(request.param, size)
     runs.save_encoder(run, encoder)
     runs.write_json_atomic(run / "config.json", {"encoder": encoder.name, "image_size": size, "method": "random"})
-    train, val = toy_pack("train", size=size), toy_pack("val", size=size)
+    train, val = toy_pack("train", n=72, size=size), toy_pack("val", n=72, size=size)
     run_probe(run, train=train, val=val, config=ProbeConfig(replicates=100))
     config = ExportConfig(name="first", version="1.0.0", variants=("fp32",))
     return encoder, load_pair(export_pair(run, pack=val, out=tmp_path_factory.mktemp("models"), config=config))
