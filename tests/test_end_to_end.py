@@ -14,6 +14,9 @@ from support.live_service import live_service
 SIZE = 64
 EPOCHS = 8
 
+# Its one fixture goes the whole way, which takes minutes on two cores that have other work.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:

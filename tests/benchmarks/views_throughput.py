@@ -3,8 +3,8 @@
     python tests/benchmarks/views_throughput.py --out views.json
 
 Ours draws a batch of packed frames; lightly's SimCLRTransform and DINOTransform get the same frames as PIL pictures
-that are already in memory, so that decoding counts for neither. Both make views of the same number and size, on one thread,
-in turns, in one process. The best of several rounds counts, since other work on the machine only ever slows.
+that are already in memory, so that decoding counts for neither. Both make views of the same number and size, on one
+thread, in turns, in one process. The best of several rounds counts, since other work on the machine only ever slows.
 """
 
 from __future__ import annotations
