@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.backbones import Encoder
 from training.data.augment import ViewSpec
-from training.distributed import rank, world_size
+from training.distributed import draw_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +56,8 @@ class Method(nn.Module, ABC):
         self.generator = torch.Generator()
 
     def draw_uniform(self, rows: int, columns: int) -> Tensor:
-        """Numbers in [0, 1) for this process's rows of the batch, float32 [rows, columns], on the CPU.
-
-        All processes draw for the whole batch and take their part, so that what a frame gets does not depend on how
-        many there are.
-        """
-        drawn = torch.rand((rows * world_size(), columns), generator=self.generator)
-        return drawn[rank() * rows : (rank() + 1) * rows]
+        """`training.distributed.draw_uniform` from the method's generator, float32 [rows, columns], on the CPU."""
+        return draw_uniform(rows, columns, self.generator)
 
     @abstractmethod
     def loss(self, views: list[Tensor], progress: float) -> Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training import distributed
 from training.data.augment import masked_view
-from training.methods import base
 from training.methods.base import Method, MethodConfig, encode_views, wide
 from training.runs import random_encoder
 
@@ -47,10 +47,10 @@ def test_a_frame_gets_the_same_draws_however_many_processes_there_are(
 ) -> None:
     method.generator.manual_seed(3)
     whole = [method.draw_uniform(6, 5) for _ in range(2)]
-    monkeypatch.setattr(base, "world_size", lambda: processes)
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr(base, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         method.generator.manual_seed(3)
         shares.append([method.draw_uniform(6 // processes, 5) for _ in range(2)])
     for draw in range(2):
