@@ -32,7 +32,7 @@ SCALED_DOWN = {
     "--epochs": "1",
     "--size": "64",
     "--batch-size": "16",
-    "--duration-s": "6",
+    "--duration-s": "10",
     "--minutes": "0.2",
     "--rounds": "1",
     "--steps": "1",
