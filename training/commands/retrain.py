@@ -253,8 +253,8 @@ def _title(stage: str) -> str:
 
 def _comparison_table(weighed: Weighed) -> Table:
     table = Table(
-        title=f"Held out: {weighed.frames} labelled frames of {weighed.inspections} inspections. Value (95 % interval) "
-        "of each pair at its own `balanced`"
+        title=f"Held out: {weighed.frames} labelled frames of {weighed.inspections} inspections, judged at `balanced`, "
+        "with 95 % intervals"
     )
     for label in ("", f"default: {weighed.default}", "new", "difference, paired"):
         table.add_column(label, justify="right" if label else "left")

@@ -401,7 +401,7 @@ def test_labels_that_say_nothing_end_without_a_pair(footage: tuple[Path, Path], 
             lines[row], lines[row + 1] = f"{first},normal", f"{second},defect"
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(lines) + "\n")
-    outcome = retrain(scratch((footage[0], labels)), options_for(models), tmp_path / "out", Log())
+    outcome = retrain(scratch((footage[0], labels), epochs=1), options_for(models), tmp_path / "out", Log())
     assert outcome.weighed.verdict in ("knows nothing", "unclear", "worse")
     assert outcome.pair is None
     assert pair_names(models) == ["tiny"]
