@@ -173,7 +173,7 @@ def test_the_figures_of_speed_are_those_that_were_measured() -> None:
 
 
 @pytest.mark.readme
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_every_command_runs(reader: dict[str, str], tmp_path: Path) -> None:
     for name in ("models", "serving"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -194,7 +194,7 @@ def test_every_command_runs(reader: dict[str, str], tmp_path: Path) -> None:
                 wait_until_ready(f"http://127.0.0.1:{port}", servers[-1])
                 continue
             result = subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=reader, capture_output=True, text=True, timeout=400
+                ["bash", "-c", command], cwd=tmp_path, env=reader, capture_output=True, text=True, timeout=900
             )
             assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     finally:
