@@ -11,7 +11,7 @@ MODULES = {"pipeprobe": "serving", "pipeprobe-train": "training"}
 
 
 def run_script(
-    script: str, *arguments: str | Path, cwd: Path, models: Path | None = None, timeout_s: float = 240
+    script: str, *arguments: str | Path, cwd: Path, models: Path | None = None, timeout_s: float = 900
 ) -> str:
     """Run `pipeprobe` or `pipeprobe-train`, with the pairs under `models` if given.
 
