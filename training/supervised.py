@@ -33,11 +33,12 @@ from training.config_json import check_choice, encode_config
 from training.data.augment import Jitter, View, ViewSpec, inspection_views, make_views, symmetric_views
 from training.data.loader import epoch_batches, epoch_order
 from training.data.pack import Pack
+from training.data.pack_subset import FrameRows
 from training.features import check_size, encoder_digest, extract_features
 from training.loop import RESIDENT_SHARE, DivergedError
 from training.metrics import Estimate, evaluate
 from training.optim import parameter_groups
-from training.probe import LinearProbe, describe_pack
+from training.probe import LinearProbe, describe_pack, fit_linear
 from training.provenance import provenance
 from training.runs import CONFIG, ENCODER, load_encoder, load_tensors, read_json, save_encoder, save_tensors
 
@@ -48,9 +49,14 @@ FROM_SCRATCH, FINE_TUNED = "supervised", "finetuned"
 # AdamW's peak for batches of REFERENCE_BATCH frames. A transformer without convolutions to hold it needs the lower one.
 LEARNING_RATES = {"resnet18": 1e-3, "vit_tiny": 5e-4}
 REFERENCE_BATCH = 64
-# The head is new and may move fast. AdamW moves each weight by about its rate whatever the gradient, so at the head's
-# rate the first steps, when the head still knows nothing, would undo what pretraining left.
-FINE_TUNING_SHARE = 0.1
+# From scratch: the encoder's rate as a share of the head's, and the share of the steps that see whole frames.
+SCRATCH_SHARES = (1.0, 0.2)
+# From a pretrained encoder. AdamW moves each weight by about its rate whatever the gradient, so the head's rate would
+# undo within a few steps what pretraining left; and what small views can teach, that encoder knows already.
+FINE_TUNING_SHARES = (0.1, 1.0)
+# The probe that a fine-tuned head starts as: frames of either kind at most, and its regularisation, which is strong so
+# that a few hundred frames do not make it certain of what training would have to unlearn.
+PROBE_FRAMES, PROBE_L2 = 10_000, 1.0
 GRADIENT_NORM = 5.0
 # Looking at the loss makes the host wait for the device, so it is done this seldom, and after each epoch.
 CHECK_STEPS = 100
@@ -68,8 +74,8 @@ class SupervisedConfig:
         learning_rate: AdamW's peak, for the head; one cycle, cosine up over the share `warmup` of the steps, cosine
             down to 0. Null for the encoder's of `LEARNING_RATES`, times the root of batch_size / REFERENCE_BATCH, as
             adaptive steps scale (Malladi et al. 2022, arXiv 2205.10287).
-        encoder_share: the encoder's rate as a share of the head's. Null for 1 from scratch, and FINE_TUNING_SHARE
-            from a pretrained encoder.
+        encoder_share: the encoder's rate as a share of the head's. Null for that of SCRATCH_SHARES or
+            FINE_TUNING_SHARES.
         weight_decay: on weights alone; biases, norms and position embeddings have none.
         warmup: see `learning_rate`.
         label_smoothing: share of the target moved to the other class.
@@ -77,7 +83,7 @@ class SupervisedConfig:
         view_size: side of the augmented views in pixels; null for that of the frames.
         full_size_share: last share of the steps whose views are as large as the frames, whatever `view_size` says.
             The classifier is used on whole frames, in which things look larger than in small views: one trained on
-            those alone misjudges them (Touvron et al. 2019, arXiv 1906.06423), while a few steps at a low rate mend it.
+            those alone misjudges them (Touvron et al. 2019, arXiv 1906.06423). Null as for `encoder_share`.
         seed: initial weights, order and augmentation.
     """
 
@@ -91,7 +97,7 @@ class SupervisedConfig:
     label_smoothing: float = 0.05
     views: SupervisedViews = "mild"
     view_size: int | None = None
-    full_size_share: float = 0.2
+    full_size_share: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,19 +114,21 @@ class SupervisedConfig:
                 raise ConfigError(f"{name} must be positive, got {value}")
         if self.view_size is not None and self.view_size < 1:
             raise ConfigError(f"view_size must be positive, got {self.view_size}")
-        if not 0 <= self.full_size_share <= 1:
+        if self.full_size_share is not None and not 0 <= self.full_size_share <= 1:
             raise ConfigError(f"full_size_share must be in [0, 1], got {self.full_size_share}")
         if self.weight_decay < 0 or self.seed < 0:
             raise ConfigError(f"weight_decay and seed must not be negative: {self.weight_decay}, {self.seed}")
 
-    def resolved(self, image_size: int, *, encoder_share: float) -> SupervisedConfig:
+    def resolved(self, image_size: int, shares: tuple[float, float]) -> SupervisedConfig:
         """The same, with what was left null filled in: nothing that decides a run stays unsaid in its record."""
+        encoder_share, full_size_share = shares
         rate = LEARNING_RATES[self.encoder] * math.sqrt(self.batch_size / REFERENCE_BATCH)
         return replace(
             self,
             learning_rate=rate if self.learning_rate is None else self.learning_rate,
             encoder_share=encoder_share if self.encoder_share is None else self.encoder_share,
             view_size=image_size if self.view_size is None else self.view_size,
+            full_size_share=full_size_share if self.full_size_share is None else self.full_size_share,
         )
 
 
@@ -181,7 +189,9 @@ def train_supervised(
 
     Args:
         config: the defaults unless given.
-        initial: the encoder to fine-tune, which is copied; freshly drawn weights unless given.
+        initial: the encoder to fine-tune, which is copied; freshly drawn weights unless given. The head then starts as
+            a linear probe on it, so that training goes on from the probe and no random head drags the encoder along
+            (Kumar et al. 2022, arXiv 2202.10054).
         out: run folder to write (see the module); None writes nothing.
         command: what was typed, for the record.
 
@@ -195,13 +205,14 @@ def train_supervised(
         raise DataError(f"{train_pack.path} is of {train_pack.size} px, {val_pack.path} of {val_pack.size} px")
     for pack, purpose in ((train_pack, "training"), (val_pack, "measuring")):
         _check_classes(pack, purpose)
-    config = (config or SupervisedConfig()).resolved(
-        train_pack.size, encoder_share=1.0 if initial is None else FINE_TUNING_SHARE
-    )
+    shares = SCRATCH_SHARES if initial is None else FINE_TUNING_SHARES
+    config = (config or SupervisedConfig()).resolved(train_pack.size, shares)
     model = initial_classifier(config, train_pack, initial)
     if out is not None:
         _claim(out)
-    trainer = _Trainer(model, train_pack, config, torch.device(device))
+    if initial is not None:
+        start_as_probe(model, train_pack, device=device, seed=config.seed)
+    trainer = _Trainer(model, train_pack, config, torch.device(device), fixed_norms=initial is not None)
     started = time.monotonic()
     losses = trainer.train()
     elapsed_s = time.monotonic() - started
@@ -223,7 +234,7 @@ def train_supervised(
 
 
 def initial_classifier(config: SupervisedConfig, pack: Pack, initial: Encoder | None) -> Classifier:
-    """The network before its first step: weights of `initial`, copied, or drawn from the seed; the head is always new.
+    """Encoder with the weights of `initial`, copied, or with ones drawn from the seed, as the head's are.
 
     Raises:
         ConfigError, DataError: as `train_supervised`.
@@ -237,6 +248,17 @@ def initial_classifier(config: SupervisedConfig, pack: Pack, initial: Encoder | 
         check_size(initial, pack)
         model.encoder.load_state_dict(initial.state_dict())
     return model
+
+
+def start_as_probe(model: Classifier, pack: Pack, *, device: str, seed: int) -> None:
+    """Make the head a linear probe, fitted on whole labelled frames of `pack`, on the encoder as it is."""
+    labels, rng = np.asarray(pack.labels), np.random.default_rng(seed)
+    rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == y))[:PROBE_FRAMES] for y in (0, 1)]))
+    features = np.concatenate(list(extract_features(model.encoder, FrameRows(pack.frames, rows), device=device)))
+    probe = fit_linear(features, labels[rows], l2=PROBE_L2)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(probe.weight)[None])
+        model.head.bias.fill_(probe.bias)
 
 
 def labelled_view(kind: SupervisedViews, size: int) -> View:
@@ -290,10 +312,19 @@ def load_classifier(run: Path) -> tuple[Encoder, LinearProbe]:
 
 
 class _Trainer:
-    """The steps of one run. `places` are those of the labelled frames in the pack."""
+    """The steps of one run.
 
-    def __init__(self, model: Classifier, pack: Pack, config: SupervisedConfig, device: torch.device) -> None:
+    `places` are those of the labelled frames in the pack. With `fixed_norms`, the encoder's batch norms keep the means
+    and variances that they have: a pretrained encoder then starts with the very features that its probe was fitted on,
+    and small batches cannot blur them.
+    """
+
+    def __init__(
+        self, model: Classifier, pack: Pack, config: SupervisedConfig, device: torch.device, *, fixed_norms: bool
+    ) -> None:
         self.model, self.pack, self.config, self.device = model, pack, config, device
+        self.model.train()
+        self.model.encoder.train(not fixed_norms)
         # Convolutions are about twice as fast with channels last, on CPU and GPU alike.
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # overload lacks both
         labels = np.asarray(pack.labels)
@@ -311,7 +342,7 @@ class _Trainer:
             pct_start=config.warmup,
             cycle_momentum=False,
         )
-        self.small_steps = self.total_steps - math.ceil(self.total_steps * config.full_size_share)
+        self.small_steps = self.total_steps - math.ceil(self.total_steps * (config.full_size_share or 0.0))
         self.generator = torch.Generator().manual_seed(config.seed)
         self.resident = self._fits_on_device()
         self.step = 0
@@ -322,7 +353,6 @@ class _Trainer:
 
     def train(self) -> list[float]:
         """All epochs; returns the mean loss of each."""
-        self.model.train()
         with track_progress(f"training {self.config.encoder}", total=self.total_steps, unit="steps") as advance:
             return [self._train_epoch(epoch, advance) for epoch in range(self.config.epochs)]
 

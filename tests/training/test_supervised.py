@@ -25,7 +25,7 @@ from training.export import ExportConfig, export_pair
 from training.features import encoder_digest
 from training.loop import DivergedError
 from training.metrics import evaluate, threshold_metrics
-from training.probe import LinearProbe, ProbeConfig, run_probe
+from training.probe import LinearProbe, ProbeConfig, fit_linear, run_probe
 from training.runs import load_encoder, random_encoder
 from training.supervised import (
     HEAD,
@@ -123,18 +123,39 @@ def test_fine_tuning_goes_on_from_what_was_learned(trained: tuple[Path, Supervis
     tuned_config = load_encoder(tmp_path)[1]
     assert (run_config["method"], run_config["initial_encoder"]) == ("supervised", None)
     assert (tuned_config["method"], tuned_config["initial_encoder"]) == ("finetuned", before)
-    assert (run_config["encoder_share"], tuned_config["encoder_share"]) == (1.0, 0.1)
+    shares = [(found["encoder_share"], found["full_size_share"]) for found in (run_config, tuned_config)]
+    assert shares == [(1.0, 0.2), (0.1, 1.0)]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_first_step_sees_the_features_of_the_initial_encoder(encoder: str) -> None:
+def test_the_first_step_sees_the_features_of_the_initial_encoder(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack, initial = small("train", n=12), random_encoder(encoder, SIZE, 7)
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = Classifier.forward
+
+    def watched(self: Classifier, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            seen.append((images.clone(), self.encoder(images).detach().clone()))
+        return original(self, images)
+
+    monkeypatch.setattr(Classifier, "forward", watched)
+    train_supervised(pack, small("val", n=12), config=config(encoder=encoder), initial=initial)
+    images, features = seen[0]
+    # In evaluation mode, which for batch norms means the statistics of pretraining.
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(
+            features, initial.eval().to(memory_format=torch.channels_last)(images), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_without_an_initial_encoder_the_seed_draws_the_weights(encoder: str) -> None:
     pack, initial = small("train"), random_encoder(encoder, SIZE, 7)
-    images = normalise(torch.from_numpy(pack.frames))
-    with torch.inference_mode():
-        started = initial_classifier(config(encoder=encoder), pack, initial).encoder.eval()(images)
-        fresh = initial_classifier(config(encoder=encoder), pack, None).encoder.eval()(images)
-        assert torch.equal(started, initial(images))
-    assert not torch.allclose(fresh, started)
+    copied = initial_classifier(config(encoder=encoder), pack, initial)
+    drawn, again, other = (initial_classifier(config(encoder=encoder, seed=seed), pack, None) for seed in (0, 0, 1))
+    assert encoder_digest(copied.encoder) == encoder_digest(initial)
+    assert encoder_digest(drawn.encoder) == encoder_digest(again.encoder)
+    assert len({encoder_digest(model.encoder) for model in (copied, drawn, other)}) == 3
 
 
 def test_a_run_starts_at_the_initial_weights(tiny: str, tmp_path: Path) -> None:
@@ -143,6 +164,31 @@ def test_a_run_starts_at_the_initial_weights(tiny: str, tmp_path: Path) -> None:
     found = dict(load_encoder(tmp_path)[0].named_parameters())
     for name, weight in initial.named_parameters():
         torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-9)
+
+
+def test_batch_norms_learn_their_statistics_from_scratch_and_keep_them_in_fine_tuning(
+    tiny: str, tmp_path: Path
+) -> None:
+    initial, settings = random_encoder(tiny, SIZE, 7), config(encoder=tiny)
+    for name, start in (("scratch", None), ("tuned", initial)):
+        train_supervised(small("train"), small("val"), config=settings, initial=start, out=tmp_path / name)
+    kept = load_encoder(tmp_path / "tuned")[0].norm
+    assert torch.equal(kept.running_mean, initial.norm.running_mean)
+    assert not torch.equal(kept.weight, initial.norm.weight)
+    assert not torch.equal(load_encoder(tmp_path / "scratch")[0].norm.running_mean, initial.norm.running_mean)
+
+
+def test_fine_tuning_starts_as_a_probe_on_the_encoder_as_it_is(tmp_path: Path, tiny: str) -> None:
+    train, val = easy(unlabelled=20)
+    initial, labelled = random_encoder(tiny, SIZE, 7), np.arange(20, len(train))
+    settings = config(encoder=tiny, learning_rate=1e-12)
+    train_supervised(train, val, config=settings, initial=initial, out=tmp_path)
+    with torch.inference_mode():
+        features = initial(normalise(torch.from_numpy(train.frames[labelled]))).numpy()
+    expected = fit_linear(features, train.labels[labelled], l2=1.0)
+    _, head = load_classifier(tmp_path)
+    np.testing.assert_allclose(head.weight, expected.weight, rtol=1e-3, atol=1e-4)
+    assert head.bias == pytest.approx(expected.bias, rel=1e-3, abs=1e-3)
 
 
 def test_the_encoder_moves_at_its_share_of_the_rate_and_norms_do_not_decay() -> None:
@@ -164,11 +210,12 @@ def test_the_encoder_moves_at_its_share_of_the_rate_and_norms_do_not_decay() -> 
 
 def test_what_is_left_out_depends_on_the_encoder_and_the_batch() -> None:
     assert LEARNING_RATES.keys() == ENCODERS.keys()
-    resolved = SupervisedConfig(encoder="vit_tiny", batch_size=256).resolved(112, encoder_share=0.1)
+    resolved = SupervisedConfig(encoder="vit_tiny", batch_size=256).resolved(112, (0.1, 0.3))
     # Four times the batch of 64, twice the rate.
-    assert (resolved.learning_rate, resolved.encoder_share, resolved.view_size) == (2 * 5e-4, 0.1, 112)
-    given = SupervisedConfig(learning_rate=0.3, encoder_share=0.2, view_size=48)
-    assert given.resolved(112, encoder_share=1.0) == given
+    assert (resolved.learning_rate, resolved.encoder_share) == (2 * 5e-4, 0.1)
+    assert (resolved.view_size, resolved.full_size_share) == (112, 0.3)
+    given = SupervisedConfig(learning_rate=0.3, encoder_share=0.2, view_size=48, full_size_share=0.0)
+    assert given.resolved(112, (1.0, 0.5)) == given
 
 
 def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_labels() -> None:

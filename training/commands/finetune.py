@@ -18,9 +18,9 @@ from training.supervised import SupervisedConfig, train_supervised
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @training_options
 def command(run: Path, train: Path, val: Path, out: Path, device: str, **settings: Any) -> None:
-    """Train the encoder of RUN and a new classifier end to end on labels: the ceiling of the frozen encoder's probe.
+    """Train the encoder of RUN further, with a classifier, end to end on labels: the ceiling of a probe on it.
 
-    RUN stays as it is. The encoder learns at a tenth of the classifier's rate.
+    RUN stays as it is. The classifier starts as a linear probe, and the encoder learns at a tenth of its rate.
 
     \b
     Example:

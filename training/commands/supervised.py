@@ -38,12 +38,6 @@ _OPTIONS = (
         type=click.Choice(get_args(SupervisedViews)),
         help="Augmentation: one that keeps most of a frame, or those of pretraining without what destroys colour.",
     ),
-    click.option(
-        "--view-size",
-        type=int,
-        help="Side of the augmented views in pixels; smaller is cheaper. The last fifth of the steps sees views as "
-        "large as the frames all the same.  [default: the frames']",
-    ),
     click.option("--seed", default=0, show_default=True, help="Weights, order and augmentation."),
     click.option(
         "--out",
@@ -64,6 +58,12 @@ def training_options(function: Any) -> Any:
 
 @click.command()
 @click.option("--encoder", default="resnet18", show_default=True, type=click.Choice(list(ENCODERS)))
+@click.option(
+    "--view-size",
+    type=int,
+    help="Side of the augmented views in pixels; smaller is cheaper. The last fifth of the steps sees views as "
+    "large as the frames all the same.  [default: the frames']",
+)
 @training_options
 def command(train: Path, val: Path, out: Path, device: str, **settings: Any) -> None:
     """Train encoder and classifier end to end on labels: what a frozen encoder with a probe is compared with.
