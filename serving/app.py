@@ -1,7 +1,6 @@
 """The HTTP routes: what goes in and out of the engine. Mounted into BentoML by `serving.service`.
 
-POST /v1/score                          one frame: raw body, or multipart field `file`
-POST /v1/score/batch                    many frames: the files of a multipart body
+POST /v1/score[/batch]                  frames to verdicts: `serving.scoring_routes`
 GET  /v2, /v2/health/live, /v2/health/ready, /v2/models[/{name}[/versions/{version}][/ready]]
                                         Open Inference Protocol metadata
 GET  /metrics, /docs.json, /docs, /     Prometheus, OpenAPI, its page, and a page for people
@@ -9,12 +8,8 @@ GET  /metrics, /docs.json, /docs, /     Prometheus, OpenAPI, its page, and a pag
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -22,37 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from serving.batching import ScoredFrame
-from serving.bodies import read_batch, read_frame
 from serving.engine import Engine, Lane
-from serving.errors import PairNotFoundError, PipeprobeError, RequestError
-from serving.manifest import OperatingPoint
+from serving.errors import PairNotFoundError, PipeprobeError
 from serving.openapi import docs_page, home_page, openapi_document, package_version
-from serving.problem import answer_disconnect, answer_error, problem_of
+from serving.problem import answer_disconnect, answer_error
+from serving.scoring_routes import score_batch, score_one
 from serving.telemetry import CONTENT_TYPE_LATEST
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-_OPTIONS = ("pair", "operating_point", "evidence")
-_SWITCH = {"true": True, "1": True, "false": False, "0": False}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ask:
-    """What a scoring request asks for besides its frames."""
-
-    lane: Lane
-    point: OperatingPoint
-    evidence: bool
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return {
-            "operating_point": self.point.name,
-            "threshold": self.point.threshold,
-            "pair": self.lane.name,
-            "pair_version": self.lane.version,
-        }
 
 
 def create_app() -> Starlette:
@@ -78,58 +50,6 @@ def create_app() -> Starlette:
         exception_handlers={PipeprobeError: answer_error, ClientDisconnect: answer_disconnect},
         lifespan=_lifespan,
     )
-
-
-async def score_one(request: Request) -> Response:
-    """`POST /v1/score`."""
-    started = time.perf_counter()
-    engine = _engine(request)
-    ask = _ask(request, engine)
-    with engine.request() as budget:
-        async with budget.deadline():
-            ask.lane.batcher.check_room(1, engine.settings.deadline_s)
-            data = await read_frame(request, budget, engine.settings)
-            read_s = time.perf_counter() - started
-            (outcome,) = await _score(request, ask, [data], engine.settings.deadline_s - read_s)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        scored_at = time.perf_counter()
-        body = _result(ask, outcome) | ask.about | {"request_id": request.state.request_id}
-        body["timings_ms"] = _milliseconds(
-            read=read_s,
-            decode=outcome.decode_s,
-            queue=outcome.queue_s,
-            infer=outcome.infer_s,
-            total=scored_at - started,
-        )
-        return _answer(ask, body, started, read_s, scored_at)
-
-
-async def score_batch(request: Request) -> Response:
-    """`POST /v1/score/batch`: 200 with a result or a problem for each frame, in the order of the request."""
-    started = time.perf_counter()
-    engine = _engine(request)
-    ask = _ask(request, engine)
-    with engine.request() as budget:
-        async with budget.deadline():
-            ask.lane.batcher.check_room(1, engine.settings.deadline_s)
-            uploads = await read_batch(request, budget, engine.settings)
-            read_s = time.perf_counter() - started
-            frames = [upload.data for upload in uploads]
-            outcomes = await _score(request, ask, frames, engine.settings.deadline_s - read_s)
-        scored_at = time.perf_counter()
-        results = [
-            {"index": index, "name": upload.name} | _item(engine, ask, outcome, index)
-            for index, (upload, outcome) in enumerate(zip(uploads, outcomes, strict=True))
-        ]
-        body = ask.about | {
-            "request_id": request.state.request_id,
-            "n_frames": len(results),
-            "n_failed": sum("error" in result for result in results),
-            "results": results,
-            "timings_ms": _milliseconds(read=read_s, total=scored_at - started),
-        }
-        return _answer(ask, body, started, read_s, scored_at)
 
 
 async def server_metadata(request: Request) -> Response:
@@ -239,20 +159,6 @@ def _engine(request: Request) -> Engine:
     return engine
 
 
-def _ask(request: Request, engine: Engine) -> _Ask:
-    """Read the query; raises `RequestError`, `PairNotFoundError`, `OperatingPointNotFoundError`."""
-    query = request.query_params
-    for key in query:
-        if key not in _OPTIONS:
-            raise RequestError(f"unknown query parameter {key[:50]!r}; there are {', '.join(_OPTIONS)}")
-    evidence = _SWITCH.get(query.get("evidence", "false").lower())
-    if evidence is None:
-        raise RequestError(f"evidence={query['evidence'][:50]!r} is neither true nor false")
-    lane = engine.lane(query.get("pair"))
-    request.state.pair = (lane.name, lane.version)
-    return _Ask(lane=lane, point=lane.operating_point(query.get("operating_point")), evidence=evidence)
-
-
 def _named_lane(request: Request) -> Lane:
     lane = _engine(request).lane(request.path_params["name"])
     version = request.path_params.get("version", lane.version)
@@ -262,72 +168,3 @@ def _named_lane(request: Request) -> Lane:
         )
     request.state.pair = (lane.name, lane.version)
     return lane
-
-
-async def _score(
-    request: Request, ask: _Ask, frames: Sequence[bytes], deadline_s: float
-) -> list[ScoredFrame | BaseException]:
-    """A result or an error for each frame; raises `ClientDisconnect` as soon as the caller has gone.
-
-    Whatever ends this early, the deadline included, also takes the frames out of the queue.
-    """
-    ask.lane.batcher.check_room(len(frames), deadline_s)
-    futures = [ask.lane.batcher.submit(data, ask.lane.decode) for data in frames]
-    scored = asyncio.gather(*futures, return_exceptions=True)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not scored.done():
-            raise ClientDisconnect
-        return scored.result()
-    finally:
-        scored.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _result(ask: _Ask, scored: ScoredFrame) -> dict[str, Any]:
-    verdict = "defect" if scored.score >= ask.point.threshold else "normal"
-    telemetry = ask.lane.telemetry
-    telemetry.scored(scored.score, ask.point.name, verdict)
-    telemetry.stage("decode", scored.decode_s)
-    telemetry.stage("queue", scored.queue_s)
-    telemetry.stage("infer", scored.infer_s)
-    result = {"verdict": verdict, "score": _shortest(scored.score), "logit": _shortest(scored.logit)}
-    if ask.evidence:
-        values = [_shortest(value) for value in scored.evidence.ravel().tolist()]
-        result["evidence"] = {"shape": list(scored.evidence.shape), "values": values}
-    return result
-
-
-def _item(engine: Engine, ask: _Ask, outcome: ScoredFrame | BaseException, index: int) -> dict[str, Any]:
-    if isinstance(outcome, ScoredFrame):
-        timings = _milliseconds(decode=outcome.decode_s, queue=outcome.queue_s, infer=outcome.infer_s)
-        return _result(ask, outcome) | {"timings_ms": timings}
-    if not isinstance(outcome, PipeprobeError):
-        raise outcome
-    engine.telemetry.rejected(outcome.slug)
-    return {"error": problem_of(outcome, f"frame {index}")}
-
-
-def _answer(ask: _Ask, body: dict[str, Any], started: float, read_s: float, scored_at: float) -> Response:
-    response = JSONResponse(body)
-    now = time.perf_counter()
-    telemetry = ask.lane.telemetry
-    telemetry.stage("read", read_s)
-    telemetry.stage("encode", now - scored_at)
-    telemetry.stage("total", now - started)
-    return response
-
-
-def _milliseconds(**seconds: float) -> dict[str, float]:
-    return {stage: round(1000 * value, 3) for stage, value in seconds.items()}
-
-
-def _shortest(value: float) -> float:
-    """A float32's value with the nine digits that tell it from all others, not the seventeen of a float64."""
-    return float(f"{value:.9g}")
