@@ -6,10 +6,29 @@ the README's table. Everything that grows with what callers send has a bound her
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Le
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serving.devices import available_cores, parse_device
 from serving.errors import ConfigError, DeviceError
@@ -19,34 +38,54 @@ from serving.manifest import VARIANT_NAMES, is_plain_name
 PREFIX = "PIPEPROBE_"
 _MIB = 2**20
 
+OTHER_VARIABLES = {"MODELS": "folder of the pairs; none: models/ beside the packages, else ./models"}
+"""Variables that are read elsewhere (`serving.pair`), because more than the service needs them."""
+
+# Kubernetes and Docker put the address of every service beside a container into its environment. For a service
+# called `pipeprobe` those are PIPEPROBE_SERVICE_HOST, PIPEPROBE_PORT=tcp://10.0.0.7:3000 and the like.
+_LINK_NAME = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.+")
+
 
 def _number(default: float, low: float, high: float, doc: str) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "doc": doc})
+    return Field(default=default, ge=low, le=high, description=doc)
 
 
-def _names(default: tuple[str, ...], doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _text(default: str | tuple[str, ...], allowed: str, doc: str) -> Any:
+    return Field(default=default, description=doc, json_schema_extra={"allowed": allowed})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
     """What the service serves, on what, and how much of it at once.
 
-    Every field is read from the environment variable PIPEPROBE_<FIELD NAME>; lists are separated by commas.
-    Raises `ConfigError`, naming the variable and what it may be, if a value is out of range.
+    Every field is read from the environment variable PIPEPROBE_<FIELD NAME> by `from_env`, and by nothing
+    else: `Settings(...)` takes what it is given and the defaults. Lists are separated by commas. Raises
+    `ConfigError`, naming the variable and what it may be, if a value is wrong.
     """
 
-    pair: tuple[str, ...] = _names((), "pairs to serve, the default one first; none: models/index.json's default")
-    device: tuple[str, ...] = _names(
-        ("cpu",), "cpu, cuda or cuda:INDEX; of a list, the worker with index i takes the i-th, in turn"
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    pair: Names = _text((), "names", "pairs to serve, the default one first; none: models/index.json's default")
+    device: Names = _text(
+        ("cpu",), "names", "cpu, cuda or cuda:INDEX; of a list, the worker with index i takes the i-th, in turn"
     )
-    variant: str = field(default="", metadata={"doc": "fp32, fp16 or int8; none: the fastest for the device"})
+    variant: str = _text("", "names", "fp32, fp16 or int8; none: the fastest for the device")
     workers: int = _number(1, 1, 64, "worker processes, each with its own sessions and its own limits below")
     threads: int = _number(0, 0, 256, "CPU threads of one session run; 0: the available cores over the workers")
     decode_threads: int = _number(0, 0, 256, "threads that decode frames; 0: the available cores over the workers")
     scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 4 on a CPU, 32 on a GPU")
     max_queue: int = _number(256, 1, 100_000, "frames admitted and not yet scored; above: 503")
     max_requests: int = _number(512, 1, 100_000, "scoring requests at the same time; above: 503")
+    max_caller_requests: int = _number(
+        0, 0, 100_000, "scoring requests of one API key, or of one address, at the same time; above: 429; 0: no limit"
+    )
     max_bytes_held: int = _number(512 * _MIB, _MIB, 2**40, "bytes of request bodies held at the same time; above: 503")
     max_body_bytes: int = _number(64 * _MIB, 1024, 4096 * _MIB, "bytes of one request body; above: 413")
     max_frame_bytes: int = _number(32 * _MIB, 1024, 1024 * _MIB, "bytes of one encoded frame; above: 413")
@@ -55,16 +94,57 @@ class Settings:
     deadline_s: float = _number(30.0, 0.01, 3600, "seconds from a request's headers to its answer; above: 504")
     access_log: int = _number(0, 0, 1, "1: one line a request in BentoML's log")
 
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            if "low" in setting.metadata:
-                _check_range(setting.name, getattr(self, setting.name), setting.metadata)
-        for name in self.pair:
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """From PIPEPROBE_*; a variable that is unset or empty leaves its default, an unknown one is refused."""
+        given = {name: text.strip() for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
+        for name, text in given.items():
+            _refuse_unknown(name.removeprefix(PREFIX), text)
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name.lower(): text for name, text in given.items()}
+        return cls(**source())
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed: `from_env` reads the environment, once, and from where it is told to."""
+        return (init_settings,)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_what_is_wrong(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return build(values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_wrong_value(details) for details in error.errors())) from None
+
+    @field_validator("pair")
+    @classmethod
+    def _check_pairs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
             _check(is_plain_name(name), "pair", name, "names of folders under models/")
-        _check(bool(self.device), "device", "", "cpu, cuda or cuda:INDEX")
-        for name in self.device:
-            _check_device(name)
-        _check(self.variant in ("", *VARIANT_NAMES), "variant", self.variant, f"one of {', '.join(VARIANT_NAMES)}")
+        return names
+
+    @field_validator("device")
+    @classmethod
+    def _check_devices(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _check(bool(names), "device", "", "cpu, cuda or cuda:INDEX")
+        for name in names:
+            try:
+                parse_device(name)
+            except DeviceError as error:
+                raise ConfigError(f"{PREFIX}DEVICE: {error}") from error
+        return names
+
+    @field_validator("variant")
+    @classmethod
+    def _check_variant(cls, name: str) -> str:
+        _check(name in ("", *VARIANT_NAMES), "variant", name, f"one of {', '.join(VARIANT_NAMES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _check_each_against_others(self) -> Self:
         _check(
             self.max_batch_frames <= self.max_queue,
             "max_batch_frames",
@@ -77,16 +157,7 @@ class Settings:
             self.max_body_bytes,
             f"at most {PREFIX}MAX_BYTES_HELD = {self.max_bytes_held}",
         )
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """From PIPEPROBE_*; a variable that is unset or empty leaves its default."""
-        values: dict[str, Any] = {}
-        for setting in fields(cls):
-            text = environ.get(PREFIX + setting.name.upper(), "").strip()
-            if text:
-                values[setting.name] = _parse(setting.name, text, setting.default)
-        return cls(**values)
+        return self
 
     @property
     def decode_limits(self) -> DecodeLimits:
@@ -112,39 +183,52 @@ class Settings:
 
 
 def settings_table() -> list[tuple[str, str, str, str]]:
-    """(variable, default, range, meaning) of every setting, for the documentation."""
+    """(variable, default, range, meaning) of every PIPEPROBE_* variable, for the documentation."""
     rows = []
-    for setting in fields(Settings):
-        assert setting.default is not MISSING
-        default = ",".join(setting.default) if isinstance(setting.default, tuple) else f"{setting.default}"
-        bounds = setting.metadata
-        allowed = f"{bounds['low']} to {bounds['high']}" if "low" in bounds else "names"
-        rows.append((PREFIX + setting.name.upper(), default, allowed, bounds["doc"]))
-    return rows
+    for name, info in Settings.model_fields.items():
+        default = ",".join(info.default) if isinstance(info.default, tuple) else f"{info.default}"
+        rows.append((PREFIX + name.upper(), default, _allowed(info), info.description or ""))
+    return rows + [(PREFIX + name, "", "a folder", doc) for name, doc in OTHER_VARIABLES.items()]
 
 
-def _parse(name: str, text: str, default: Any) -> Any:
-    if isinstance(default, tuple):
-        return tuple(part.strip() for part in text.split(","))
-    kind = type(default)
-    try:
-        return kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{PREFIX}{name.upper()}={text[:50]!r} is not {what}") from None
+def _allowed(info: FieldInfo) -> str:
+    """What a field may be: `1 to 64`, or words."""
+    if isinstance(info.json_schema_extra, dict):
+        return str(info.json_schema_extra["allowed"])
+    low = next(bound.ge for bound in info.metadata if isinstance(bound, Ge))
+    high = next(bound.le for bound in info.metadata if isinstance(bound, Le))
+    return f"{low} to {high}"
 
 
-def _check_range(name: str, value: float, bounds: Mapping[str, Any]) -> None:
-    low, high = bounds["low"], bounds["high"]
-    # Written so that NaN fails as well.
-    _check(low <= value <= high, name, value, f"{low} to {high} ({bounds['doc']})")
+def _wrong_value(details: Any) -> str:
+    """One of pydantic's errors as a sentence that names the variable and what it may be."""
+    name = str(details["loc"][0])
+    info = Settings.model_fields.get(name)
+    if info is None:
+        return f"{name!r} is no setting{_hint(name.upper())}"
+    kinds = {
+        "int_parsing": "not a whole number",
+        "int_from_float": "not a whole number",
+        "float_parsing": "not a number",
+    }
+    said = kinds.get(details["type"], "refused")
+    value = str(details["input"])[:50]
+    return f"{PREFIX}{name.upper()}={value} is {said}; it may be {_allowed(info)} ({info.description})"
 
 
-def _check_device(name: str) -> None:
-    try:
-        parse_device(name)
-    except DeviceError as error:
-        raise ConfigError(f"{PREFIX}DEVICE: {error}") from error
+def _refuse_unknown(name: str, text: str) -> None:
+    """Raise `ConfigError` for a variable that nothing reads: misspelt, it would silently leave a default."""
+    if name.lower() in Settings.model_fields or name in OTHER_VARIABLES or _LINK_NAME.fullmatch(name):
+        return
+    if name.endswith("PORT") and _LINK_VALUE.fullmatch(text):
+        return
+    raise ConfigError(f"{PREFIX}{name[:50]} is no setting{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    known = [*(field.upper() for field in Settings.model_fields), *OTHER_VARIABLES]
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {PREFIX}{close[0]}?" if close else "; the README lists them all"
 
 
 def _check(fits: bool, name: str, value: object, allowed: str) -> None:

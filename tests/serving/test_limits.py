@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from serving.errors import ConfigError
 from serving.limits import Settings, settings_table
@@ -62,8 +63,51 @@ def test_refuses_wrong_values_by_name(name: str, value: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("PIPEPROBE_MAX_QUEU", "did you mean PIPEPROBE_MAX_QUEUE?"),
+        ("PIPEPROBE_DEADLINE", "did you mean PIPEPROBE_DEADLINE_S?"),
+        ("PIPEPROBE_MODEL", "did you mean PIPEPROBE_MODELS?"),
+        ("PIPEPROBE_XYZZY", "the README lists them all"),
+        ("PIPEPROBE_PORT", "no setting"),
+    ],
+)
+def test_refuses_unknown_variables_with_the_closest_name(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is no setting") as caught:
+        Settings.from_env({name: "1"})
+    assert said in str(caught.value)
+
+
+def test_leaves_alone_what_is_read_elsewhere_and_what_kubernetes_adds() -> None:
+    links = {
+        "PIPEPROBE_SERVICE_HOST": "10.0.0.7",
+        "PIPEPROBE_SERVICE_PORT_HTTP": "3000",
+        "PIPEPROBE_PORT": "tcp://10.0.0.7:3000",
+        "PIPEPROBE_PORT_3000_TCP_ADDR": "10.0.0.7",
+        "PIPEPROBE_METRICS_PORT_9090_TCP": "tcp://10.0.0.8:9090",
+    }
+    others = {"PIPEPROBE_MODELS": "/models", "PATH": "/bin", "OTHER_MAX_QUEUE": "0"}
+    assert Settings.from_env(links | others) == Settings()
+
+
+def test_says_all_that_is_wrong_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"PIPEPROBE_WORKERS=many .*; PIPEPROBE_MAX_QUEUE=0 "):
+        Settings.from_env({"PIPEPROBE_WORKERS": "many", "PIPEPROBE_MAX_QUEUE": "0"})
+
+
+def test_what_is_built_in_code_is_checked_reads_no_environment_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPEPROBE_MAX_QUEUE", "700")
+    assert Settings().max_queue == 256
+    assert Settings.from_env().max_queue == 700
+    with pytest.raises(ConfigError, match="'max_que' is no setting; did you mean PIPEPROBE_MAX_QUEUE"):
+        Settings(max_que=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().max_queue = 1
+
+
 def test_table_has_every_setting() -> None:
     rows = {row[0]: row for row in settings_table()}
-    assert set(rows) == {f"PIPEPROBE_{name.upper()}" for name in Settings.__dataclass_fields__}
+    assert set(rows) == {f"PIPEPROBE_{name.upper()}" for name in (*Settings.model_fields, "MODELS")}
     assert rows["PIPEPROBE_MAX_BATCH_FRAMES"][1:3] == ("64", "1 to 4096")
-    assert all(meaning for *_, meaning in rows.values())
+    assert all(allowed and meaning for _, _, allowed, meaning in rows.values())

@@ -327,6 +327,7 @@ def test_openapi_lists_the_routes_that_exist(client: httpx.Client) -> None:
 def test_serve_refuses_before_it_starts(
     models: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: type[PipeprobeError]
 ) -> None:
+    monkeypatch.delenv("PIPEPROBE_SHARED_DATA", raising=False)  # the tests' own; to the service it is a misspelling
     for name in ("PAIR", "DEVICE", "VARIANT", "WORKERS", "MODELS"):
         monkeypatch.setenv(f"PIPEPROBE_{name}", "")
     arguments = ["--models", str(models), "--port", str(free_port()), *arguments]
@@ -335,6 +336,7 @@ def test_serve_refuses_before_it_starts(
 
 
 def test_serve_refuses_a_taken_port(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIPEPROBE_SHARED_DATA", raising=False)
     monkeypatch.setenv("PIPEPROBE_MODELS", str(models))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
