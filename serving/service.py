@@ -14,6 +14,7 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.limits import Settings
 from serving.problem import ProblemMiddleware
+from serving.supervision import end_with_supervisor
 from serving.telemetry import Telemetry
 
 SETTINGS = Settings.from_env()
@@ -30,6 +31,7 @@ class Worker:
     def __init__(self) -> None:
         # Loading and warming up here keeps the worker from accepting connections before it can score, so
         # with several workers none answers while another is still ready.
+        end_with_supervisor()
         worker = bentoml.server_context.worker_index or 1
         self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
         APP.state.engine = self.engine

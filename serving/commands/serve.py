@@ -78,10 +78,12 @@ def _serve(host: str, port: int) -> None:
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         from serving.service import PipeprobeService
+        from serving.supervision import watch_workers_closely
 
         # The workers import the service by name from this folder. In the caller's, another package named
         # `serving` could lie.
         PipeprobeService.working_dir = str(_ROOT)
+        watch_workers_closely()
         PipeprobeService.serve_http(host=host, port=port)
 
 

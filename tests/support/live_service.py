@@ -11,14 +11,37 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveService:
+    """A service that runs: its URL, the process that supervises its workers, and its log."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that live, in the order of their ids."""
+        found = [child for child in psutil.Process(self.process.pid).children() if _lives(child)]
+        return sorted(found, key=lambda child: child.pid)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
@@ -34,7 +57,21 @@ def live_service(
     `settings` become PIPEPROBE_* variables: {"max_queue": 2}. A Bento is served from a folder and an
     environment that know nothing of the source tree.
     """
-    port = free_port()
+    with live_processes(models=models, bento=bento, workers=workers, settings=settings) as service:
+        yield service.url
+
+
+@contextmanager
+def live_processes(
+    *,
+    models: Path | None = None,
+    bento: Path | None = None,
+    workers: int = 1,
+    settings: Mapping[str, object] | None = None,
+    port: int | None = None,
+) -> Iterator[LiveService]:
+    """As `live_service`, for tests that look at the processes or choose the port."""
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="live-service-") as name:
         folder = Path(name)
@@ -49,7 +86,7 @@ def live_service(
         cwd = ROOT if bento is None else folder
         with started(command, cwd=cwd, env=environment, log=folder / "log") as process:
             wait_until_ready(url, process, log=folder / "log")
-            yield url
+            yield LiveService(url=url, process=process, log=folder / "log")
 
 
 @contextmanager
