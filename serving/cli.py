@@ -10,6 +10,7 @@ COMMANDS = {
     "serve": ("serving.commands.serve", "Start the HTTP scoring service."),
     "score": ("serving.commands.score", "Score image files."),
     "videos": ("serving.commands.videos", "Score inspection videos and write their findings."),
+    "keys": ("serving.commands.keys", "Add, list and revoke the API keys of the service."),
     "demo": ("serving.commands.demo", "Serve, score sample frames and a sample inspection, and stop."),
 }
 

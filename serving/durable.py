@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: afterwards the file is either as it was or complete, also after a power cut."""
+def write_bytes_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write `data` to `path`: afterwards the file is either as it was or complete, also after a power cut.
+
+    `mode` is the new file's, less the umask; it holds from the first byte on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -24,14 +27,14 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Path, text: str, *, mode: int = 0o666) -> None:
     """`write_bytes_atomic` for UTF-8 text."""
-    write_bytes_atomic(path, text.encode())
+    write_bytes_atomic(path, text.encode(), mode=mode)
 
 
-def write_json_atomic(path: Path, value: Any) -> None:
+def write_json_atomic(path: Path, value: Any, *, mode: int = 0o666) -> None:
     """Write `value` as indented JSON; NaN and infinity are refused, since JSON has neither."""
-    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", mode=mode)
 
 
 def sha256_bytes(data: bytes) -> str:

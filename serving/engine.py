@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from serving.batching import Batcher, Prepare
-from serving.errors import DeadlineExceededError, OperatingPointNotFoundError, OverloadedError, PairNotFoundError
+from serving.errors import (
+    CallerBusyError,
+    DeadlineExceededError,
+    OperatingPointNotFoundError,
+    OverloadedError,
+    PairNotFoundError,
+)
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
 from serving.limits import Settings
@@ -72,6 +79,7 @@ class Engine:
         self.lanes = {pair.name: self._open_lane(pair, worker) for pair in find_pairs(settings)}
         self.default = next(iter(self.lanes.values()))
         self._requests = 0
+        self._of_caller: Counter[str] = Counter()
         self._bytes = 0
 
     def start(self) -> None:
@@ -99,22 +107,36 @@ class Engine:
         return lane
 
     @contextmanager
-    def request(self) -> Iterator[RequestBudget]:
-        """Count a scoring request in, if there is room, and out again with all the bytes it holds."""
-        if self._requests >= self.settings.max_requests:
-            raise OverloadedError(
-                f"{self._requests} requests are being answered, the most allowed; try again later",
-                retry_after_s=1,
-            )
+    def request(self, caller: str) -> Iterator[RequestBudget]:
+        """Count a scoring request of a caller in, if there is room, and out again with all the bytes it holds."""
+        self._check_room(caller)
         budget = RequestBudget(self)
         self._requests += 1
+        self._of_caller[caller] += 1
         self.telemetry.in_flight.inc()
         try:
             yield budget
         finally:
             self._requests -= 1
+            self._of_caller[caller] -= 1
+            if not self._of_caller[caller]:
+                del self._of_caller[caller]
             self.telemetry.in_flight.dec()
             self._bytes -= budget.held
+
+    def _check_room(self, caller: str) -> None:
+        settings = self.settings
+        if 0 < settings.max_caller_requests <= self._of_caller[caller]:
+            raise CallerBusyError(
+                f"{settings.max_caller_requests} of your requests are being answered, the most that one caller may "
+                "have at a time; send the next when one is done",
+                retry_after_s=1,
+            )
+        if self._requests >= settings.max_requests:
+            raise OverloadedError(
+                f"{settings.max_requests} requests are being answered, the most allowed; try again later",
+                retry_after_s=1,
+            )
 
     def hold(self, n_bytes: int) -> None:
         """Account for bytes of a request's body; `OverloadedError` if all requests together hold too many."""

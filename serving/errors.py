@@ -14,7 +14,10 @@
     ├── RequestError                   400  the request itself is malformed
     │   └── BodyTooLargeError          413  more bytes or frames in one request than allowed
     ├── DeadlineExceededError          504  the request was not done in the time it is given
+    ├── UnauthorizedError              401  no API key, or none that is known
+    ├── ForbiddenError                 403  the API key is for something else
     ├── OverloadedError                503  too much work queued; try again after `retry_after_s`
+    │   └── CallerBusyError            429  this caller has as many requests going as one may have
     ├── DataError                      400  training data contradict themselves or the format
     └── ConfigError                    400  a setting is unknown or out of range
 
@@ -138,6 +141,22 @@ class DeadlineExceededError(PipeprobeError):
     title = "Deadline exceeded"
 
 
+class UnauthorizedError(PipeprobeError):
+    """The request needs an API key and has none that is known."""
+
+    status = 401
+    slug = "unauthorized"
+    title = "API key needed"
+
+
+class ForbiddenError(PipeprobeError):
+    """The request's API key is for something else."""
+
+    status = 403
+    slug = "forbidden"
+    title = "API key is for something else"
+
+
 class OverloadedError(PipeprobeError):
     """More work is queued than can be done in time; `retry_after_s` says when to come back (seconds)."""
 
@@ -148,6 +167,14 @@ class OverloadedError(PipeprobeError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class CallerBusyError(OverloadedError):
+    """This caller has as many requests being answered as one caller may have; others are not affected."""
+
+    status = 429
+    slug = "too-many-requests"
+    title = "Too many requests at once"
 
 
 class DataError(PipeprobeError):

@@ -10,7 +10,8 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Le
 from pydantic import (
@@ -62,6 +63,9 @@ def _split(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
+Auth = Literal["auto", "required", "off"]
+
+
 class Settings(BaseSettings):
     """What the service serves, on what, and how much of it at once.
 
@@ -92,6 +96,13 @@ class Settings(BaseSettings):
     max_pixels: int = _number(64_000_000, 1024, 10**9, "width x height of one frame; above: 413")
     max_batch_frames: int = _number(64, 1, 4096, "frames in one batch request; above: 413")
     deadline_s: float = _number(30.0, 0.01, 3600, "seconds from a request's headers to its answer; above: 504")
+    auth: Auth = _text(
+        "auto", "auto, required or off", "API keys: auto requires them unless only this machine can reach the service"
+    )
+    metrics_auth: Auth = _text(
+        "auto", "auto, required or off", "API keys with the scope metrics for /metrics; auto: as PIPEPROBE_AUTH"
+    )
+    key_file: str = _text("", "a file", "file of the API keys; none: ~/.config/pipeprobe/keys.json")
     access_log: int = _number(0, 0, 1, "1: one line a request in BentoML's log")
 
     @classmethod
@@ -162,6 +173,13 @@ class Settings(BaseSettings):
     @property
     def decode_limits(self) -> DecodeLimits:
         return DecodeLimits(max_bytes=self.max_frame_bytes, max_pixels=self.max_pixels)
+
+    @property
+    def key_path(self) -> Path:
+        """The file of the API keys, whether it exists or not."""
+        if self.key_file:
+            return Path(self.key_file)
+        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "pipeprobe" / "keys.json"
 
     def device_of(self, worker: int) -> str:
         """The device of the worker with index `worker`, counted from 0."""

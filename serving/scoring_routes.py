@@ -49,7 +49,7 @@ async def score_one(request: Request) -> Response:
     started = time.perf_counter()
     engine = _engine(request)
     ask = _ask(request, engine)
-    with engine.request() as budget:
+    with engine.request(_caller(request)) as budget:
         async with budget.deadline():
             ask.lane.batcher.check_room(1, engine.settings.deadline_s)
             data = await read_frame(request, budget, engine.settings)
@@ -74,7 +74,7 @@ async def score_batch(request: Request) -> Response:
     started = time.perf_counter()
     engine = _engine(request)
     ask = _ask(request, engine)
-    with engine.request() as budget:
+    with engine.request(_caller(request)) as budget:
         async with budget.deadline():
             ask.lane.batcher.check_room(1, engine.settings.deadline_s)
             uploads = await read_batch(request, budget, engine.settings)
@@ -99,6 +99,12 @@ async def score_batch(request: Request) -> Response:
 def _engine(request: Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
+
+
+def _caller(request: Request) -> str:
+    """Whose requests are counted together: an API key's, or an address's. A proxy's callers are one caller."""
+    key = getattr(request.state, "caller", None)
+    return f"key {key}" if key else f"address {request.client.host if request.client else 'unknown'}"
 
 
 def _ask(request: Request, engine: Engine) -> _Ask:

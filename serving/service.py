@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bentoml
 
+from serving.access import AccessGuard
 from serving.app import create_app
 from serving.engine import Engine
 from serving.limits import Settings
@@ -52,3 +53,4 @@ PipeprobeService = bentoml.service(
 )(Worker)
 PipeprobeService.mount_asgi_app(APP)
 PipeprobeService.add_asgi_middleware(ProblemMiddleware, telemetry=TELEMETRY)
+PipeprobeService.add_asgi_middleware(AccessGuard, settings=SETTINGS, telemetry=TELEMETRY)

@@ -47,13 +47,15 @@ def command(
     """Start the HTTP scoring service; Ctrl-C stops it.
 
     Limits and everything else are set by PIPEPROBE_* variables; an option here wins over its variable.
-    The address shows the API at /docs, metrics at /metrics.
+    The address shows the API at /docs, metrics at /metrics. On another address than this machine's own,
+    callers need an API key: `pipeprobe keys add NAME` makes one.
 
     \b
     Example:
       pipeprobe serve --port 3000
       curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:3000/v1/score
     """
+    from serving.access import check_access
     from serving.limits import PREFIX, Settings
     from serving.pair import models_root
 
@@ -62,6 +64,7 @@ def command(
     os.environ[PREFIX + "MODELS"] = str(models_root().resolve())
     settings = Settings.from_env()
     _check_address(host, port)
+    check_access(settings, host)
     served = _check_pairs(settings)
     url_host = f"[{host}]" if ":" in host else host
     click.echo(
