@@ -1,0 +1,155 @@
+"""The client for programs on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from serving.client.core import Batching, Core, Gathering, Options, Progress, headers_of
+from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T
+from serving.client.frames import FrameLike, Payload, batches_of, payload_of
+from serving.client.results import Failure, Model, Score
+from serving.client.retries import Retries
+
+
+class AsyncClient:
+    """As `Client`, with `await`: the same arguments, methods, results and errors.
+
+        async with AsyncClient("http://127.0.0.1:3000") as client:
+            print((await client.score("frame.jpg")).verdict)
+
+    Files are read, and pixels encoded, in threads, so the loop never waits for them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        deadline_s: float = 60.0,
+        retries: Retries | None = None,
+        batching: Batching | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        self._core = Core(
+            url=httpx.URL(url),
+            headers=headers_of(api_key),
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            deadline_s=deadline_s,
+            retries=retries or Retries(),
+            batching=batching or Batching(),
+        )
+        self._http = httpx.AsyncClient(base_url=self._core.url, headers=self._core.headers, verify=verify)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def score(
+        self, frame: FrameLike, *, pair: str | None = None, operating_point: str | None = None, evidence: bool = False
+    ) -> Score:
+        """Score one frame; see `Client.score`."""
+        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        payload = await asyncio.to_thread(payload_of, frame)
+        return await self._run(self._core.score(payload, options))
+
+    async def score_many(
+        self,
+        frames: Iterable[FrameLike],
+        *,
+        pair: str | None = None,
+        operating_point: str | None = None,
+        evidence: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Score | Failure]:
+        """A `Score` or a `Failure` for every frame, in order; see `Client.score_many`.
+
+        `frames` is iterated in threads. `progress` is called on the loop.
+        """
+        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        batching = self._core.batching
+        gathering = Gathering(frames, progress)
+        batches = batches_of(frames, max_frames=batching.max_frames, max_bytes=batching.max_bytes)
+        pending: dict[asyncio.Task[list[Score | Failure]], list[int]] = {}
+        try:
+            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                indices, payloads, failures = batch
+                gathering.add_failures(failures)
+                if payloads:
+                    pending[asyncio.create_task(self._score_batch(payloads, options))] = indices
+                while len(pending) >= batching.concurrency:
+                    await _collect(pending, gathering)
+            while pending:
+                await _collect(pending, gathering)
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        return gathering.in_order()
+
+    async def models(self) -> list[Model]:
+        """The pairs that are served."""
+        return await self._run(self._core.models())
+
+    async def ready(self) -> bool:
+        """Whether the service can be reached and is ready to score; see `Client.ready`."""
+        return await self._run(self._core.ready())
+
+    async def _score_batch(self, payloads: list[Payload], options: Options) -> list[Score | Failure]:
+        return await self._run(self._core.score_batch(payloads, options))
+
+    async def _run(self, steps: Steps[T]) -> T:
+        outcome: Outcome = None
+        while True:
+            try:
+                wanted = steps.send(outcome)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            outcome = await self._do(wanted)
+
+    async def _do(self, wanted: Send | Pause) -> Outcome:
+        if isinstance(wanted, Pause):
+            await asyncio.sleep(wanted.seconds)
+            return None
+        call = wanted.call
+        try:
+            async with (
+                asyncio.timeout(wanted.timeout_s),
+                self._http.stream(
+                    call.method,
+                    call.path,
+                    params=call.params,
+                    headers=call.headers,
+                    content=None if call.content is None else call.content(),
+                    files=call.files,
+                    timeout=self._core.timeout(wanted.timeout_s),
+                ) as response,
+            ):
+                return Reply(status=response.status_code, headers=response.headers, body=await response.aread())
+        except TimeoutError:
+            return httpx.ReadTimeout("no answer before the deadline")
+        except httpx.RequestError as error:
+            return error
+
+
+async def _collect(pending: dict[asyncio.Task[list[Score | Failure]], list[int]], gathering: Gathering) -> None:
+    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        gathering.add(pending.pop(task), task.result())
