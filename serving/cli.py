@@ -11,6 +11,7 @@ COMMANDS = {
     "score": ("serving.commands.score", "Score image files."),
     "videos": ("serving.commands.videos", "Score inspection videos and write their findings."),
     "keys": ("serving.commands.keys", "Add, list and revoke the API keys of the service."),
+    "models": ("serving.commands.models", "List, verify, promote and roll back pairs."),
     "demo": ("serving.commands.demo", "Serve, score sample frames and a sample inspection, and stop."),
 }
 

@@ -23,6 +23,7 @@ from serving.errors import ConfigError, DataError
 from serving.golden import verify_golden
 from serving.manifest import GOLDEN_FILE, JSON, Manifest, Variant, VariantName, is_plain_name
 from serving.pair import INDEX_FILE, MANIFEST_FILE, load_pair, write_index
+from serving.pair_index import new_folder, read_index
 from serving.scorer import Scorer
 from training import runs
 from training.backbones import Encoder
@@ -105,7 +106,9 @@ class _Judged:
 def export_pair(
     run: Path, *, pack: Pack, out: Path, config: ExportConfig, make_default: bool = False, command: str = ""
 ) -> Path:
-    """Export the encoder and probe of `run` as the pair `out`/`config.name`; returns that folder.
+    """Export the encoder and probe of `run` as a pair under `out`; returns its folder.
+
+    The folder is called as the pair; a further version of a pair that is there goes beside it, as NAME@VERSION.
 
     Args:
         run: a run folder with a probe.
@@ -116,12 +119,10 @@ def export_pair(
 
     Raises:
         ExportRefusedError: a variant failed the gate; nothing was written.
-        ConfigError: a pair of that name exists.
+        ConfigError: that version of a pair of that name exists.
         DataError: the probe is of another encoder, or the pack does not fit.
     """
-    folder = out / config.name
-    if folder.exists():
-        raise ConfigError(f"{folder} exists and pairs are never overwritten: name another, or remove the folder")
+    folder = new_folder(out, config.name, config.version)
     encoder, run_config = runs.load_encoder(run)
     probe = load_probe(run)
     if probe.record["encoder_digest"] != encoder_digest(encoder):
@@ -135,14 +136,14 @@ def export_pair(
     calibration_part, gate_part = _draw_parts(pack, config)
     judged = _build_and_judge(encoder, probe, pack, calibration_part, gate_part, config)
     gate_record = _gate_record(pack, judged, calibration_part, gate_part)
-    partial = out / f".{config.name}.{secrets.token_hex(4)}.partial"
+    partial = out / f".{folder.name}.{secrets.token_hex(4)}.partial"
     try:
         _write_pair(partial, encoder, probe, run_config, judged, gate_record, config, command)
         _verify(partial)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _update_index(out, config.name, make_default)
+    _update_index(out, folder.name, make_default)
     return folder
 
 
@@ -312,7 +313,6 @@ def _verify(folder: Path) -> None:
         verify_golden(Scorer(pair, device="cpu", variant=variant))
 
 
-def _update_index(out: Path, name: str, make_default: bool) -> None:
-    index = out / INDEX_FILE
-    default = name if make_default or not index.is_file() else runs.read_json(index)["default"]
+def _update_index(out: Path, folder: str, make_default: bool) -> None:
+    default = folder if make_default or not (out / INDEX_FILE).is_file() else read_index(out).default
     write_index(out, default)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from serving.pair import (
     find_pair,
     load_pair,
     models_root,
-    pair_names,
+    pair_folders,
     write_index,
 )
 
@@ -130,12 +131,23 @@ def test_a_changed_file_is_named_with_both_digests_and_the_remedy(models: Path) 
     assert load_pair(models / "tiny", verify=False).name == "tiny"
 
 
-@pytest.mark.parametrize("file", ["other.onnx", "extra.NPZ", "sub/model.onnx", "model.onnx.data", "weights.pkl"])
+@pytest.mark.parametrize("file", ["other.onnx", "extra.NPZ", "sub/model.onnx", "model.onnx.data", "weights.bin"])
 def test_unlisted_model_files_are_refused(models: Path, file: str) -> None:
     path = models / "tiny" / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(build_graph(32))
     with pytest.raises(PairInvalidError, match=f"{file} is not listed in the manifest"):
+        load_pair(models / "tiny")
+
+
+@pytest.mark.parametrize("file", ["weights.pkl", "model.PT", "sub/probe.joblib", "encoder.pth"])
+def test_pickles_are_refused_even_if_listed(models: Path, file: str) -> None:
+    path = models / "tiny" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps({"weight": 1}))
+    if path.parent == models / "tiny":
+        relist(models / "tiny", file)
+    with pytest.raises(PairInvalidError, match=f"{file} may be a pickle"):
         load_pair(models / "tiny")
 
 
@@ -183,15 +195,17 @@ def test_golden_outputs_come_by_variant(tmp_path: Path) -> None:
 
 def test_pairs_are_found_by_name_and_by_default(models: Path) -> None:
     write_tiny_pair(models, name="other")
-    assert pair_names(models) == ["other", "tiny"]
+    assert pair_folders(models) == ["other", "tiny"]
     assert find_pair(models).name == "other"
     assert find_pair(models, "tiny").name == "tiny"
     write_index(models, "tiny")
     assert find_pair(models).name == "tiny"
-    assert json.loads((models / "index.json").read_text()) == {"default": "tiny", "pairs": ["other", "tiny"]}
 
 
-@pytest.mark.parametrize("name", ["nope", "../models/tiny", "", ".", "/etc", "tiny/"])
+@pytest.mark.parametrize(
+    "name",
+    ["nope", "../models/tiny", "", ".", "/etc", "tiny/", "tiny@", "tiny@2.0.0", "tiny@../tiny", "@1.0.0", "a@b@c"],
+)
 def test_an_unknown_pair_is_answered_with_those_that_exist(models: Path, name: str) -> None:
     with pytest.raises(PairNotFoundError, match=r"available: tiny"):
         find_pair(models, name)
@@ -205,7 +219,7 @@ def test_an_index_must_exist_and_be_one(models: Path) -> None:
     with pytest.raises(PairInvalidError, match=r"index\.json: is not readable JSON"):
         find_pair(models)
     (models / "index.json").unlink()
-    with pytest.raises(PairNotFoundError, match=r"available: tiny\).*export --default"):
+    with pytest.raises(PairNotFoundError, match=r"available: tiny\).*pipeprobe models promote"):
         find_pair(models)
     with pytest.raises(PairNotFoundError, match="no pair 'gone'"):
         write_index(models, "gone")
@@ -213,7 +227,7 @@ def test_an_index_must_exist_and_be_one(models: Path) -> None:
 
 def test_a_folder_must_be_named_as_its_pair(models: Path) -> None:
     (models / "tiny").rename(models / "renamed")
-    with pytest.raises(PairInvalidError, match="manifest names the pair 'tiny'; rename the folder"):
+    with pytest.raises(PairInvalidError, match=r"manifest names the pair 'tiny', version '1\.0\.0'; rename the folder"):
         find_pair(models, "renamed")
 
 

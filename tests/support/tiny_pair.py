@@ -81,14 +81,21 @@ def write_tiny_pair(
     size: int = 32,
     variants: Sequence[VariantName] = ("fp32",),
     version: str = "1.0.0",
+    folder_name: str | None = None,
+    bias: float = PROBE_BIAS,
+    default: bool = True,
 ) -> Path:
-    """Write the pair as `models/<name>` (`size` a multiple of 8) and make it the default."""
-    folder = models / name
+    """Write the pair as `models/<name>` (`size` a multiple of 8) and, with `default`, make it that.
+
+    `folder_name` puts a further version beside the first, as `<name>@<version>`; another `bias` makes it score
+    otherwise.
+    """
+    folder = models / (folder_name or name)
     folder.mkdir(parents=True, exist_ok=True)
     frames = np.concatenate([red_frames(1, size), grey_frames(1, size), random_frames(6, size)])
     golden: dict[str, Any] = {"frames": frames}
     for variant in variants:
-        model = build_graph(size, variant)
+        model = build_graph(size, variant, bias)
         write_bytes_atomic(folder / f"model.{variant}.onnx", model)
         for output, value in _run(model, frames).items():
             golden[f"{variant}_{output}"] = value
@@ -96,8 +103,14 @@ def write_tiny_pair(
     write_text_atomic(folder / "CARD.md", "# tiny\nA pair for tests: red frames are defects.\n")
     manifest = tiny_manifest(folder, name=name, size=size, variants=variants, version=version)
     write_json_atomic(folder / MANIFEST_FILE, manifest.to_json())
-    write_index(models, name)
+    if default:
+        write_index(models, folder.name)
     return folder
+
+
+def write_second_version(models: Path, *, version: str = "2.0.0", bias: float = PROBE_BIAS, size: int = 32) -> Path:
+    """Write `models/tiny@<version>` beside the tiny pair, without making it the default."""
+    return write_tiny_pair(models, version=version, folder_name=f"tiny@{version}", bias=bias, size=size, default=False)
 
 
 def tiny_manifest(
@@ -147,17 +160,17 @@ def tiny_manifest(
     )
 
 
-def build_graph(size: int, variant: VariantName = "fp32") -> bytes:
+def build_graph(size: int, variant: VariantName = "fp32", bias: float = PROBE_BIAS) -> bytes:
     """The serialised ONNX model; fp16 computes in half precision, int8 stores its convolution in 8 bits."""
     work = TensorProto.FLOAT16 if variant == "fp16" else TensorProto.FLOAT
     dtype = np.float16 if variant == "fp16" else np.float32
-    weight, bias = _patch_filters()
+    weight, patch_bias = _patch_filters()
     constants: dict[str, NDArray[Any]] = {
         "mean": (255 * MEAN).reshape(1, 3, 1, 1).astype(dtype),
         "std": (255 * STD).reshape(1, 3, 1, 1).astype(dtype),
-        "patch_bias": bias.astype(dtype),
+        "patch_bias": patch_bias.astype(dtype),
         "probe_weight": np.array([PROBE_WEIGHT, 0, 0, 0], dtype).reshape(1, FEATURE_DIM, 1, 1),
-        "probe_bias": np.array([PROBE_BIAS], dtype),
+        "probe_bias": np.array([bias], dtype),
         "slope": np.array(SLOPE, dtype),
         "intercept": np.array(INTERCEPT, dtype),
         "axis_1": np.array([1], np.int64),

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from serving.manifest import VariantName
-from serving.pair import INDEX_FILE, models_root
+from serving.pair import models_root
 from training.backbones import ENCODERS
 from training.commands.options import device_option, typed_command
 from training.data.folders import FolderSplit
@@ -236,9 +236,9 @@ class _Printer:
         self._print(f"wrote {pair}", style="bold")
         before = outcome.promoted_over
         if before is None:
-            self._print(_how_to_promote(pair.name, options.models / INDEX_FILE))
+            self._print(_how_to_promote(pair.name, options.models))
             return
-        back = f' To go back, write "default": "{before}" into {options.models / INDEX_FILE}.' if before else ""
+        back = f" To go back to {before}: pipeprobe models rollback --models {options.models}" if before else ""
         self._print(f"{pair.name} is now the default pair of {options.models}.{back}")
 
     def _print(self, text: str, style: str | None = None) -> None:
@@ -276,9 +276,9 @@ def _figure(estimate: Any) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def _how_to_promote(name: str, index: Path) -> str:
+def _how_to_promote(name: str, models: Path) -> str:
     return (
         f"To try it: pipeprobe score FRAMES --pair {name}\n"
-        "To serve it unless another pair is named: give this command again with --promote, or write "
-        f'"default": "{name}" into {index}'
+        "To serve it unless another pair is named: give this command again with --promote, or "
+        f"pipeprobe models promote {name} --models {models}"
     )

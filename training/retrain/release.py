@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from serving.errors import ConfigError, PairError
+from serving.errors import PairError
 from serving.manifest import VariantName
-from serving.pair import INDEX_FILE, MANIFEST_FILE, find_pair, load_pair, pair_names, write_index
+from serving.pair import INDEX_FILE, MANIFEST_FILE, load_pair, pair_folders
+from serving.pair_index import new_folder, read_index, stated_version
+from serving.promotion import promote as promote_verified
 from training.data.pack import Pack
 from training.export import ExportConfig, export_pair
 from training.probe import FittedProbe, IndivisibleError, load_probe
-from training.runs import read_json
 
 DRAWS = 20
 T = TypeVar("T")
@@ -48,18 +49,20 @@ def export_new(release: Release, run: Path, pack: Pack, *, command: str) -> Path
 
     Raises:
         ExportRefusedError: a variant failed the gate; nothing was written.
-        ConfigError: another pair has that name.
+        ConfigError: another pair has that name and version.
     """
     probe = load_probe(run)
-    candidates = [release.name] if release.is_fixed else pair_names(release.models)
-    for name in candidates:
-        if name.startswith(release.name) and is_ours(release.models / name, probe):
-            return release.models / name
-    if release.is_fixed and (release.models / release.name).exists():
-        raise ConfigError(
-            f"{release.models / release.name} is another pair, and pairs are never overwritten: give another --name"
-        )
-    name = release.name if release.is_fixed else free_name(release.models, release.name)
+    for folder in pair_folders(release.models):
+        name = folder.partition("@")[0]
+        named = name == release.name if release.is_fixed else name.startswith(release.name)
+        path = release.models / folder
+        if named and stated_version(path) == release.version and is_ours(path, probe):
+            return path
+    if release.is_fixed:
+        name = release.name
+        new_folder(release.models, name, release.version)  # raises now, not after the export's long work
+    else:
+        name = free_name(release.models, release.name)
 
     def export(seed: int) -> Path:
         config = ExportConfig(name=name, version=release.version, variants=release.variants, seed=seed)
@@ -93,10 +96,8 @@ def first_divisible(work: Callable[[int], T], seed: int) -> T:
     return work(seed + DRAWS - 1)
 
 
-def promote(models: Path, name: str) -> str:
-    """Make `name` the default pair of `models`, checked first; returns the name of the one before."""
-    find_pair(models, name)
-    index = models / INDEX_FILE
-    before = str(read_json(index)["default"]) if index.is_file() else ""
-    write_index(models, name)
+def promote(models: Path, reference: str) -> str:
+    """Make NAME or NAME@VERSION the default pair of `models`, verified first; returns the folder of the one before."""
+    before = read_index(models).default if (models / INDEX_FILE).is_file() else ""
+    promote_verified(models, reference)
     return before

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from serving.durable import write_json_atomic
-from serving.errors import ConfigError
+from serving.errors import ConfigError, PairNotFoundError
 from serving.pair import Pair, find_pair
 from serving.progress import track_progress
 from serving.scorer import Scorer
@@ -92,10 +92,15 @@ def _measure(job: Job, default: Mapping[str, str], prepared: Prepared, chosen: s
 
 
 def _default_pair(job: Job, default: Mapping[str, str]) -> Pair:
-    pair = find_pair(job.options.models, default["name"])
-    if describe_pair(pair) != default:
+    # By version: another one of that name may have been promoted since.
+    reference = f"{default['name']}@{default['version']}"
+    try:
+        pair = find_pair(job.options.models, reference)
+    except PairNotFoundError:
+        pair = None
+    if pair is None or describe_pair(pair) != default:
         raise ConfigError(
-            f"pair {pair.name}, which {job.out} was begun to compare with, has been replaced since: put it back, or "
+            f"pair {reference}, which {job.out} was begun to compare with, has been replaced since: put it back, or "
             "give another --out"
         )
     return pair

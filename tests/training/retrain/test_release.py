@@ -27,7 +27,9 @@ def test_promotion_names_the_pair_before_and_leaves_the_pairs_alone(tmp_path: Pa
     write_tiny_pair(tmp_path, name="old")
     assert find_pair(tmp_path).name == "old"
     assert promote(tmp_path, "new") == "old"
-    assert json.loads((tmp_path / "index.json").read_text()) == {"default": "new", "pairs": ["new", "old"]}
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert (index["default"], index["pairs"]) == ("new", ["new", "old"])
+    assert [entry["default"] for entry in index["history"]] == ["new", "old"]
     assert promote(tmp_path, "old") == "new"
     with pytest.raises(PairNotFoundError):
         promote(tmp_path, "none")

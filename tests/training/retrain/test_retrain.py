@@ -18,7 +18,7 @@ from support.tiny_pair import write_tiny_pair
 from support.video_files import write_video
 
 from serving.errors import ConfigError, DataError
-from serving.pair import find_pair, load_pair, models_root, pair_names
+from serving.pair import find_pair, load_pair, models_root, pair_folders
 from training import runs
 from training.cli import cli
 from training.data.pack import open_pack
@@ -240,7 +240,7 @@ def test_the_same_command_keeps_everything_and_promotes_when_asked(
     promoted = CliRunner().invoke(cli, [*words.split(), "--promote"], env={"COLUMNS": "140"}, catch_exceptions=False)
     assert outcome.pair is not None
     assert find_pair(models).name == outcome.pair.name
-    assert f'"default": "{before}"' in promoted.output.replace("\n", "")
+    assert f"To go back to {before}: pipeprobe models rollback --models {models}" in promoted.output.replace("\n", "")
     # The pair to compare with was settled at the beginning, and is still the old one.
     assert f"default: {before}" in promoted.output
 
@@ -253,8 +253,8 @@ def test_killed_right_after_the_export_it_does_not_export_twice(
     (out / "stages" / "export.json").unlink()
     again = retrain(config_for(footage, **SHORT), options_for(models), out, Log())
     assert again.pair == outcome.pair
-    assert len(pair_names(models)) == 2
-    with pytest.raises(ConfigError, match="is another pair, and pairs are never overwritten: give another --name"):
+    assert len(pair_folders(models)) == 2
+    with pytest.raises(ConfigError, match="exists and pairs are never overwritten: give another version or name"):
         retrain(config_for(footage, **SHORT), options_for(models, name=outcome.weighed.default), out, Log())
 
 
@@ -404,7 +404,7 @@ def test_labels_that_say_nothing_end_without_a_pair(footage: tuple[Path, Path], 
     outcome = retrain(scratch((footage[0], labels), epochs=1), options_for(models), tmp_path / "out", Log())
     assert outcome.weighed.verdict in ("knows nothing", "unclear", "worse")
     assert outcome.pair is None
-    assert pair_names(models) == ["tiny"]
+    assert pair_folders(models) == ["tiny"]
 
 
 def test_photographs_in_folders_compared_at_the_default_pairs_own_size(tmp_path: Path) -> None:
