@@ -51,6 +51,14 @@ async def read_batch(request: Request, budget: RequestBudget, settings: Settings
     return uploads
 
 
+async def read_tensors(request: Request, budget: RequestBudget, settings: Settings) -> bytes:
+    """The whole body of a request of the Open Inference Protocol; raises as `read_frame`."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise RequestError(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body as it is")
+    return b"".join([chunk async for chunk in _bounded(request, budget, settings.max_body_bytes)])
+
+
 def _is_multipart(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == _MULTIPART
 

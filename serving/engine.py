@@ -8,55 +8,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
-from serving.batching import Batcher, Prepare
-from serving.errors import (
-    CallerBusyError,
-    DeadlineExceededError,
-    OperatingPointNotFoundError,
-    OverloadedError,
-    PairNotFoundError,
-)
+from serving.batching import Batcher
+from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
+from serving.index_watch import IndexWatch
+from serving.lanes import Lane, Lanes
 from serving.limits import Settings
-from serving.manifest import Manifest, OperatingPoint
 from serving.pair import Pair, find_pair, models_root
 from serving.scorer import Scorer
-from serving.telemetry import PairTelemetry, Telemetry, forget_this_worker
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lane:
-    """One pair as it is served: session, queue and metrics of its own."""
-
-    scorer: Scorer
-    batcher: Batcher
-    telemetry: PairTelemetry
-    decode: Prepare
-
-    @property
-    def manifest(self) -> Manifest:
-        return self.scorer.pair.manifest
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def version(self) -> str:
-        return self.manifest.version
-
-    def operating_point(self, name: str | None) -> OperatingPoint:
-        """The operating point asked for, or the pair's default."""
-        points = self.manifest.operating_points
-        point = points.get(name or self.manifest.default_operating_point)
-        if point is None:
-            raise OperatingPointNotFoundError(
-                f"pair {self.name} has no operating point {(name or '')[:50]!r}; it has {', '.join(points)}"
-            )
-        return point
+from serving.telemetry import Telemetry, forget_this_worker
 
 
 def find_pairs(settings: Settings) -> list[Pair]:
@@ -68,6 +30,8 @@ def find_pairs(settings: Settings) -> list[Pair]:
 class Engine:
     """Loads, checks and warms up everything; what is built is ready to score.
 
+    Where the settings name no pairs, the default in `models/index.json` is served, and followed.
+
     Raises what `find_pair`, `Scorer` and `verify_golden` raise: a service that would answer wrongly, or on
     another device than the one asked for, does not start.
     """
@@ -76,35 +40,45 @@ class Engine:
         self.settings = settings
         self.telemetry = telemetry
         self._pool = ThreadPoolExecutor(settings.pool_threads(), thread_name_prefix="decode")
-        self.lanes = {pair.name: self._open_lane(pair, worker) for pair in find_pairs(settings)}
-        self.default = next(iter(self.lanes.values()))
+        self._worker = worker
+        self.lanes = Lanes([self.open_lane(pair) for pair in find_pairs(settings)])
+        self._watch = self._watch_index()
+        self._tasks: list[asyncio.Task[None]] = []
         self._requests = 0
         self._of_caller: Counter[str] = Counter()
         self._bytes = 0
 
     def start(self) -> None:
-        """Begin scoring, on the running event loop."""
-        for lane in self.lanes.values():
+        """Begin scoring, and following the default, on the running event loop."""
+        for lane in self.lanes:
             lane.batcher.start()
+        if self._watch is not None:
+            self._tasks.append(asyncio.create_task(self._watch.run()))
 
-    def stop(self) -> None:
-        """Finish what is queued, then end all threads."""
-        for lane in self.lanes.values():
+    async def stop(self) -> None:
+        """Finish what is queued, then end all tasks and threads."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watch is not None:
+            await self._watch.finish()
+        await asyncio.to_thread(self._end_threads)
+
+    def _end_threads(self) -> None:
+        for lane in self.lanes:
             lane.batcher.stop()
         self._pool.shutdown(cancel_futures=True)
         forget_this_worker()
 
     @property
+    def default(self) -> Lane:
+        """The lane that answers where no pair is named."""
+        return self.lanes.default
+
+    @property
     def ready(self) -> bool:
         """Whether every pair's scorer thread runs."""
-        return all(lane.batcher.alive for lane in self.lanes.values())
-
-    def lane(self, pair: str | None) -> Lane:
-        """The lane of the pair asked for, or of the default one."""
-        lane = self.lanes.get(pair) if pair else self.default
-        if lane is None:
-            raise PairNotFoundError(f"pair {(pair or '')[:100]!r} is not served here; served: {', '.join(self.lanes)}")
-        return lane
+        return all(lane.batcher.alive for lane in self.lanes)
 
     @contextmanager
     def request(self, caller: str) -> Iterator[RequestBudget]:
@@ -144,9 +118,26 @@ class Engine:
             raise OverloadedError("too much data of other requests is being held; try again later", retry_after_s=1)
         self._bytes += n_bytes
 
-    def _open_lane(self, pair: Pair, worker: int) -> Lane:
+    def _watch_index(self) -> IndexWatch | None:
+        """What follows the default; None where the settings pin the pairs."""
+        settings, metrics = self.settings, self.telemetry.promotions
+        metrics.serves(self.default.name, self.default.version)
+        if settings.pair or not settings.watch_s:
+            return None
+        return IndexWatch(
+            models_root(),
+            self.lanes,
+            open_lane=self.open_lane,
+            closed=lambda lane: self.telemetry.withdrawn(lane.name, lane.version),
+            metrics=metrics,
+            every_s=settings.watch_s,
+            keep=settings.keep_versions,
+        )
+
+    def open_lane(self, pair: Pair) -> Lane:
+        """A lane that is warmed up and verified, and not started yet; takes seconds, in any thread."""
         settings = self.settings
-        device = settings.device_of(worker)
+        device = settings.device_of(self._worker)
         scorer = Scorer(
             pair,
             device=device,

@@ -34,7 +34,8 @@ from pydantic_settings import (
 from serving.devices import available_cores, parse_device
 from serving.errors import ConfigError, DeviceError
 from serving.frames import DecodeLimits
-from serving.manifest import VARIANT_NAMES, is_plain_name
+from serving.manifest import VARIANT_NAMES
+from serving.pair_index import is_pair_reference
 
 PREFIX = "PIPEPROBE_"
 _MIB = 2**20
@@ -76,7 +77,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    pair: Names = _text((), "names", "pairs to serve, the default one first; none: models/index.json's default")
+    pair: Names = _text(
+        (),
+        "names",
+        "pairs to serve and no others, as NAME or NAME@VERSION, the default first; none: follow models/index.json",
+    )
+    watch_s: float = _number(
+        2.0, 0, 3600, "seconds between looks at models/index.json for another default, if pair is empty; 0: never"
+    )
+    keep_versions: int = _number(1, 0, 16, "defaults of before that stay served after a promotion, by their version")
     device: Names = _text(
         ("cpu",), "names", "cpu, cuda or cuda:INDEX; of a list, the worker with index i takes the i-th, in turn"
     )
@@ -134,7 +143,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_pairs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            _check(is_plain_name(name), "pair", name, "names of folders under models/")
+            _check(is_pair_reference(name), "pair", name, "NAME or NAME@VERSION of folders under models/")
         return names
 
     @field_validator("device")

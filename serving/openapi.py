@@ -20,8 +20,9 @@ from serving.errors import (
     RequestError,
     TruncatedFrameError,
 )
+from serving.infer_tensors import HEADER_LENGTH, MAX_JSON_BYTES
 from serving.limits import Settings
-from serving.manifest import Manifest
+from serving.manifest import OUTPUTS, Manifest
 
 _IMAGES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp", "image/gif")
 _BINARY = {"type": "string", "format": "binary"}
@@ -66,10 +67,12 @@ def openapi_document(settings: Settings) -> dict[str, Any]:
             "/v2/models": {"get": _get("The pairs that are served")},
             "/v2/models/{name}": {"get": _get("Metadata of a pair", "name")},
             "/v2/models/{name}/ready": {"get": _get("Readiness of a pair", "name")},
+            "/v2/models/{name}/infer": {"post": _infer(settings, "name")},
             "/v2/models/{name}/versions/{version}": {"get": _get("Metadata of a version of a pair", "name", "version")},
             "/v2/models/{name}/versions/{version}/ready": {
                 "get": _get("Readiness of a version of a pair", "name", "version")
             },
+            "/v2/models/{name}/versions/{version}/infer": {"post": _infer(settings, "name", "version")},
             "/livez": {"get": _get("Liveness", media_type="text/plain")},
             "/healthz": {"get": _get("Liveness", media_type="text/plain")},
             "/readyz": {"get": _get("Readiness: pairs loaded and warmed up", media_type="text/plain")},
@@ -146,9 +149,38 @@ def _score_batch(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _infer(settings: Settings, *path: str) -> dict[str, Any]:
+    length = {
+        "name": HEADER_LENGTH,
+        "in": "header",
+        "required": False,
+        "description": "length of the JSON, if binary tensor data follow it",
+        "schema": _INTEGER,
+    }
+    content = {
+        "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+        "application/octet-stream": {"schema": _BINARY},
+    }
+    answers = _json("The outputs asked for, of all frames", "InferResponse")
+    answers["content"]["application/octet-stream"] = {"schema": _BINARY}
+    return {
+        "summary": "Score frames of the pair's image size (Open Inference Protocol)",
+        "description": (
+            f"At most {settings.max_batch_frames} frames, {settings.max_body_bytes} bytes and {MAX_JSON_BYTES} bytes "
+            "of JSON; binary tensor data are the better way for more than a few frames. Without `outputs` all are "
+            "answered. If one frame cannot be scored, none is answered for."
+        ),
+        "operationId": "infer_version" if "version" in path else "infer",
+        "parameters": [*_path_parameters(*path), length],
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": answers, **_errors()},
+    }
+
+
 def _options() -> list[dict[str, Any]]:
     described = {
         "pair": ("name of the pair; the default one if absent", _STRING),
+        "version": ("version of the pair, of those that are served; the one served by default if absent", _STRING),
         "operating_point": ("name of the threshold; the pair's default if absent", _STRING),
         "evidence": ("true: add the map of where the score comes from", {"type": "boolean", "default": False}),
     }
@@ -171,8 +203,11 @@ def _get(summary: str, *path: str, media_type: str = "application/json") -> dict
     if path:
         content = {"application/problem+json": {"schema": _PROBLEM}}
         answers["404"] = {"description": PairNotFoundError.title, "content": content}
-    parameters = [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in path]
-    return {"summary": summary, "parameters": parameters, "responses": answers}
+    return {"summary": summary, "parameters": _path_parameters(*path), "responses": answers}
+
+
+def _path_parameters(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in names]
 
 
 def _json(description: str, schema: str) -> dict[str, Any]:
@@ -211,5 +246,30 @@ def _schemas() -> dict[str, Any]:
             results={"type": "array", "items": item},
             timings_ms=timings,
         ),
+        "InferRequest": _object(
+            id=_STRING,
+            inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": _tensor("UINT8", {"const": "frames"})},
+            outputs={"type": "array", "items": _object(name={"enum": list(OUTPUTS)}, parameters={"type": "object"})},
+            parameters=_object(binary_data_output={"type": "boolean", "default": False}),
+        )
+        | {"required": ["inputs"]},
+        "InferResponse": _object(
+            id=_STRING,
+            model_name=_STRING,
+            model_version=_STRING,
+            outputs={"type": "array", "items": _tensor("FP32", {"enum": list(OUTPUTS)})},
+        ),
         "Problem": _object(type=_STRING, title=_STRING, status=_INTEGER, detail=_STRING, request_id=_STRING),
     }
+
+
+def _tensor(datatype: str, name: dict[str, Any]) -> dict[str, Any]:
+    """`data` holds the values in row-major order; `parameters.binary_data_size` stands in its place."""
+    properties = _object(
+        name=name,
+        datatype={"const": datatype},
+        shape={"type": "array", "items": _INTEGER},
+        data={"type": "array"},
+        parameters=_object(binary_data_size=_INTEGER),
+    )
+    return properties | {"required": ["name", "datatype", "shape"]}

@@ -63,8 +63,11 @@ def problem_of_status(status: int) -> dict[str, Any]:
     }
 
 
-async def answer_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler of `PipeprobeError`: its problem document, with Retry-After where that helps."""
+async def answer_error(request: Request, error: Exception, *, is_inference: bool = False) -> Response:
+    """Starlette's handler of `PipeprobeError`: its problem document, with Retry-After where that helps.
+
+    With `is_inference` it has the detail once more as `error`, where clients of the Open Inference Protocol look.
+    """
     assert isinstance(error, PipeprobeError)
     problem = problem_of(error)
     if problem["status"] == 500:
@@ -72,6 +75,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     request.app.state.engine.telemetry.rejected(error.slug)
     headers = {"Retry-After": retry_after(error)} if isinstance(error, OverloadedError) else None
     body = problem | {"request_id": request.state.request_id}
+    if is_inference:
+        body["error"] = problem["detail"]
     return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=MEDIA_TYPE)
 
 

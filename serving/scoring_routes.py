@@ -6,23 +6,23 @@ POST /v1/score/batch                    many frames: the files of a multipart bo
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.batching import ScoredFrame
 from serving.bodies import read_batch, read_frame
-from serving.engine import Engine, Lane
+from serving.engine import Engine
 from serving.errors import PipeprobeError, RequestError
+from serving.lanes import Lane
 from serving.manifest import OperatingPoint
 from serving.problem import problem_of
+from serving.routing import caller_of, engine_of, score_frames
 
-_OPTIONS = ("pair", "operating_point", "evidence")
+_OPTIONS = ("pair", "version", "operating_point", "evidence")
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -47,14 +47,14 @@ class _Ask:
 async def score_one(request: Request) -> Response:
     """`POST /v1/score`."""
     started = time.perf_counter()
-    engine = _engine(request)
+    engine = engine_of(request)
     ask = _ask(request, engine)
-    with engine.request(_caller(request)) as budget:
+    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
         async with budget.deadline():
             ask.lane.batcher.check_room(1, engine.settings.deadline_s)
             data = await read_frame(request, budget, engine.settings)
             read_s = time.perf_counter() - started
-            (outcome,) = await _score(request, ask, [data], engine.settings.deadline_s - read_s)
+            (outcome,) = await score_frames(request, ask.lane, [data], engine.settings.deadline_s - read_s)
         if isinstance(outcome, BaseException):
             raise outcome
         scored_at = time.perf_counter()
@@ -72,15 +72,15 @@ async def score_one(request: Request) -> Response:
 async def score_batch(request: Request) -> Response:
     """`POST /v1/score/batch`: 200 with a result or a problem for each frame, in the order of the request."""
     started = time.perf_counter()
-    engine = _engine(request)
+    engine = engine_of(request)
     ask = _ask(request, engine)
-    with engine.request(_caller(request)) as budget:
+    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
         async with budget.deadline():
             ask.lane.batcher.check_room(1, engine.settings.deadline_s)
             uploads = await read_batch(request, budget, engine.settings)
             read_s = time.perf_counter() - started
             frames = [upload.data for upload in uploads]
-            outcomes = await _score(request, ask, frames, engine.settings.deadline_s - read_s)
+            outcomes = await score_frames(request, ask.lane, frames, engine.settings.deadline_s - read_s)
         scored_at = time.perf_counter()
         results = [
             {"index": index, "name": upload.name} | _item(engine, ask, outcome, index)
@@ -96,17 +96,6 @@ async def score_batch(request: Request) -> Response:
         return _answer(ask, body, started, read_s, scored_at)
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
-
-
-def _caller(request: Request) -> str:
-    """Whose requests are counted together: an API key's, or an address's. A proxy's callers are one caller."""
-    key = getattr(request.state, "caller", None)
-    return f"key {key}" if key else f"address {request.client.host if request.client else 'unknown'}"
-
-
 def _ask(request: Request, engine: Engine) -> _Ask:
     """Read the query; raises `RequestError`, `PairNotFoundError`, `OperatingPointNotFoundError`."""
     query = request.query_params
@@ -116,35 +105,9 @@ def _ask(request: Request, engine: Engine) -> _Ask:
     evidence = _SWITCH.get(query.get("evidence", "false").lower())
     if evidence is None:
         raise RequestError(f"evidence={query['evidence'][:50]!r} is neither true nor false")
-    lane = engine.lane(query.get("pair"))
+    lane = engine.lanes.find(query.get("pair"), query.get("version"))
     request.state.pair = (lane.name, lane.version)
     return _Ask(lane=lane, point=lane.operating_point(query.get("operating_point")), evidence=evidence)
-
-
-async def _score(
-    request: Request, ask: _Ask, frames: Sequence[bytes], deadline_s: float
-) -> list[ScoredFrame | BaseException]:
-    """A result or an error for each frame; raises `ClientDisconnect` as soon as the caller has gone.
-
-    Whatever ends this early, the deadline included, also takes the frames out of the queue.
-    """
-    ask.lane.batcher.check_room(len(frames), deadline_s)
-    futures = [ask.lane.batcher.submit(data, ask.lane.decode) for data in frames]
-    scored = asyncio.gather(*futures, return_exceptions=True)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((scored, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not scored.done():
-            raise ClientDisconnect
-        return scored.result()
-    finally:
-        scored.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _result(ask: _Ask, scored: ScoredFrame) -> dict[str, Any]:

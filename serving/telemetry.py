@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from serving.metrics_summary import STAGE_METRIC, STAGES
+from serving.promotion_metrics import PromotionMetrics
 
 __all__ = ["CONTENT_TYPE_LATEST", "PairTelemetry", "Telemetry"]
 
@@ -77,6 +78,8 @@ class Telemetry:
             registry=kept,
         )
         self.in_flight = self._in_flight
+        self.promotions = PromotionMetrics(kept)
+        self._served: dict[tuple[str, str], tuple[str, ...]] = {}
         forget_dead_workers()
 
     def request(self, route: str, method: str, status: int) -> None:
@@ -106,7 +109,13 @@ class Telemetry:
         self, *, pair: str, version: str, encoder: str, method: str, variant: str, device: str, provider: str
     ) -> None:
         """Say that this pair is served, and on what."""
-        self._info.labels(pair, version, encoder, method, variant, device, provider).set(1)
+        labels = (pair, version, encoder, method, variant, device, provider)
+        self._served[pair, version] = labels
+        self._info.labels(*labels).set(1)
+
+    def withdrawn(self, pair: str, version: str) -> None:
+        """Say that this worker serves a pair no longer."""
+        self._info.labels(*self._served.pop((pair, version))).set(0)
 
     def exposition(self) -> bytes:
         """The page of `/metrics`, added up over all workers where there are several."""

@@ -197,6 +197,8 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("GET", "/static_content/../../etc/passwd", {}, 404, "not-found"),
     ("GET", "/v2/models/third", {}, 404, "pair-not-found"),
     ("GET", "/v2/models/tiny/versions/9", {}, 404, "pair-not-found"),
+    ("POST", "/v1/score?version=9", {"content": RED}, 404, "pair-not-found"),
+    ("POST", "/v1/score?pair=second&version=../1.0.0", {"content": RED}, 404, "pair-not-found"),
 ]
 
 
@@ -208,7 +210,9 @@ def test_errors_are_problem_documents(
     problem = response.json()
     assert response.status_code == status, problem
     assert response.headers["content-type"] == "application/problem+json"
-    assert set(problem) == {"type", "title", "status", "detail", "request_id"}
+    # Clients of the Open Inference Protocol look for `error`.
+    own = {"error"} if path.startswith("/v2/models/") else set()
+    assert set(problem) == {"type", "title", "status", "detail", "request_id"} | own
     assert problem["type"] == f"urn:pipeprobe:problem:{slug}"
     assert problem["status"] == status
     assert problem["request_id"] == response.headers["x-request-id"]

@@ -376,7 +376,7 @@ def test_a_default_pair_that_was_replaced_meanwhile_is_noticed(
 ) -> None:
     out = copy_of(undisturbed[0], tmp_path)
     write_tiny_pair(tmp_path / "models", version="2.0.0")
-    with pytest.raises(ConfigError, match=r"tiny, which .* has been replaced since"):
+    with pytest.raises(ConfigError, match=r"tiny@1\.0\.0, which .* has been replaced since"):
         retrain(scratch(footage), options_for(tmp_path / "models"), out, Log())
 
 
