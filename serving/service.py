@@ -12,15 +12,19 @@ import bentoml
 
 from serving.access import AccessGuard
 from serving.app import create_app
+from serving.direct_routes import DirectRoutes
 from serving.engine import Engine
+from serving.http_protocol import use_bounded_protocol
 from serving.limits import Settings
 from serving.problem import ProblemMiddleware
 from serving.supervision import end_with_supervisor
 from serving.telemetry import Telemetry
+from serving.tracing import tracing_settings
 
 SETTINGS = Settings.from_env()
 TELEMETRY = Telemetry()
 APP = create_app()
+use_bounded_protocol()
 
 # Only for what never reaches our own deadline; ours answers first, with a problem document.
 _BACKSTOP_S = 30
@@ -50,7 +54,10 @@ PipeprobeService = bentoml.service(
     traffic={"timeout": SETTINGS.deadline_s + _BACKSTOP_S},
     metrics={"enabled": False},
     logging={"access": {"enabled": bool(SETTINGS.access_log)}},
+    tracing=tracing_settings(),
 )(Worker)
 PipeprobeService.mount_asgi_app(APP)
 PipeprobeService.add_asgi_middleware(ProblemMiddleware, telemetry=TELEMETRY)
 PipeprobeService.add_asgi_middleware(AccessGuard, settings=SETTINGS, telemetry=TELEMETRY)
+# The last is the innermost: what lies before it sees every request.
+PipeprobeService.add_asgi_middleware(DirectRoutes, target=APP)
