@@ -42,7 +42,7 @@ class DirectRoutes:
             for kind in type(error).__mro__:
                 answer = self._target.exception_handlers.get(kind)
                 if answer is not None:
-                    response = await answer(request, error)  # type: ignore[misc]  # ours are all coroutines
+                    response = await answer(request, error)
                     break
             else:
                 raise

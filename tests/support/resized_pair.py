@@ -32,9 +32,7 @@ def write_resized_pair(pair: Pair, models: Path, *, size: int, variant: str) -> 
     declared = pair.manifest.variants[variant]
     cells = -(-size // STRIDE)
     write_bytes_atomic(folder / declared.file, _resized_graph(pair.variant_path(variant), size, cells))
-    manifest = replace(
-        pair.manifest, image_size=size, evidence_shape=(cells, cells), variants={variant: declared}
-    )
+    manifest = replace(pair.manifest, image_size=size, evidence_shape=(cells, cells), variants={variant: declared})
     frames = np.stack([resize_frame(frame, size) for frame in load_golden(pair).frames])
     _write(folder, manifest, {"frames": frames})
     scores = Scorer(load_pair(folder), variant=variant).score(frames)
