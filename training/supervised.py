@@ -46,8 +46,8 @@ RESULT = "supervised.json"
 HEAD = "head.pt"
 FROM_SCRATCH, FINE_TUNED = "supervised", "finetuned"
 
-# AdamW's peak for batches of REFERENCE_BATCH frames: tried on simulated frames for ResNet-18; for ViT-Tiny, which learns
-# little from scratch on some thousand frames at any rate, that of its pretraining's short runs.
+# AdamW's peak for batches of REFERENCE_BATCH frames: tried on simulated frames for ResNet-18; for ViT-Tiny, which
+# learns little from scratch on some thousand frames at any rate, that of its pretraining's short runs.
 LEARNING_RATES = {"resnet18": 1e-3, "vit_tiny": 5e-4}
 REFERENCE_BATCH = 64
 # From scratch: the encoder's rate as a share of the head's, and the share of the steps that see whole frames.

@@ -2,10 +2,9 @@
 
 Shapes: N frames of H x W, views of s x s.
 
-Crop, flip, antialiased resize and Gaussian blur are linear and separable, so each view is two batched matrix
-products, `rows @ frame @ columns.T`, whose matrices carry all four. Brightness, contrast, saturation, hue and
-grayscale are affine in the colour, so they are one 3x3 matrix and one offset per sample, with the standardisation
-folded in. A view costs a few passes over memory in all, on any device.
+Crop, flip, antialiased resize and Gaussian blur are those of `training.data.resample`. Brightness, contrast,
+saturation, hue and grayscale are affine in the colour, so they are one 3x3 matrix and one offset per sample, with the
+standardisation folded in. A view costs a few passes over memory in all, on any device.
 
 Two deviations from the usual chain, both deliberate: values are clamped once, after the last colour operation,
 rather than after each; and a hue shift turns the chroma plane of YIQ, which keeps luma, instead of going through
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from serving.errors import ConfigError
 from training.data.normalise import MEAN, STD
+from training.data.resample import Geometry, resample
 from training.distributed import draw_uniform
 
 # Rec. 601 luma, and the rows that complete it to YIQ.
@@ -30,10 +30,9 @@ YIQ = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 # Blur is given in pixels of a view of this size and scaled with the view, so that a crack one pixel wide at
 # 112 px is not wiped out by what is mild at 224 px.
 BLUR_REFERENCE_PX = 224
-# exp(-30) is far below float32 resolution beside 1; going lower would only make slow subnormal numbers.
-MIN_EXPONENT = -30.0
-# Frames worked on at a time, on the CPU: a view of a chunk stays in the cache between its passes.
-CPU_CHUNK = 32
+# Views worked on at a time on the CPU, in bytes of float32: they stay in the cache between their passes.
+CPU_CHUNK_BYTES = 2 * 2**20
+LEAST_CHUNK, LARGEST_CHUNK = 4, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +185,7 @@ def make_views(frames: Tensor, spec: ViewSpec, generator: torch.Generator) -> li
 def _make_view(frames: Tensor, view: View, draws: Tensor) -> Tensor:
     shape = (len(frames), 3, view.size, view.size)
     out = torch.empty(shape, device=frames.device, memory_format=torch.channels_last)
-    chunk = CPU_CHUNK if frames.device.type == "cpu" else max(len(frames), 1)
+    chunk = _chunk(view.size) if frames.device.type == "cpu" else max(len(frames), 1)
     for start in range(0, len(frames), chunk):
         part = slice(start, start + chunk)
         geometry = draw_geometry(view, draws[part, :GEOMETRY_DRAWS])
@@ -196,19 +195,8 @@ def _make_view(frames: Tensor, view: View, draws: Tensor) -> Tensor:
     return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Per sample, all [N]: the crop as shares of the frame, whether it is flipped, and the blur.
-
-    `sigma_px` is in pixels of the view; 0 means no blur.
-    """
-
-    left: Tensor
-    top: Tensor
-    width: Tensor
-    height: Tensor
-    flip: Tensor
-    sigma_px: Tensor
+def _chunk(size: int) -> int:
+    return max(LEAST_CHUNK, min(LARGEST_CHUNK, CPU_CHUNK_BYTES // (12 * size * size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,47 +260,6 @@ def draw_colour(view: View, draws: Tensor) -> Colour:
 
 def _ends(bounds: tuple[float, float], like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_tensor(bounds[0]), like.new_tensor(bounds[1])
-
-
-def resample(frames: Tensor, geometry: Geometry, size: int) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, size, size] in [0, 1]: cropped, flipped, resized and blurred."""
-    n, height, width, _ = frames.shape
-    rows = _resize_matrix(geometry.top, geometry.height, height, size)
-    columns = _resize_matrix(geometry.left, geometry.width, width, size)
-    columns = torch.where(geometry.flip[:, None, None], columns.flip(1), columns)
-    blurred = geometry.sigma_px.nonzero().flatten()
-    if len(blurred):
-        blur = _blur_matrix(geometry.sigma_px[blurred], size)
-        rows[blurred] = blur @ rows[blurred]
-        columns[blurred] = blur @ columns[blurred]
-    # With the channel between the two axes both products are plain batched ones, without a copy between them.
-    planes = frames.permute(0, 1, 3, 2).contiguous().float().view(n, height, 3 * width)
-    tall = torch.bmm(rows / 255.0, planes).view(n, size * 3, width)
-    return torch.bmm(tall, columns.transpose(1, 2)).view(n, size, 3, size).permute(0, 2, 1, 3).contiguous()
-
-
-def _resize_matrix(start: Tensor, extent: Tensor, source: int, size: int) -> Tensor:
-    """Antialiased linear interpolation along one axis: [N], [N] as shares -> [N, size, source], rows sum to 1.
-
-    The triangle is as wide as an output pixel where the crop shrinks, and as a source pixel where it grows.
-    """
-    step = extent * (source / size)
-    centres = start[:, None] * source + (torch.arange(size, device=start.device) + 0.5) * step[:, None]
-    pixels = torch.arange(source, device=start.device) + 0.5
-    reach = 1 / step.clamp(min=1.0)
-    # At the frame's edge the nearest pixel stands for what lies beyond.
-    distance = (centres.clamp(0.5, source - 0.5)[:, :, None] - pixels).abs_().mul_(reach[:, None, None])
-    weights = distance.neg_().add_(1.0).clamp_(min=0.0)
-    return weights.div_(weights.sum(2, keepdim=True))
-
-
-def _blur_matrix(sigma_px: Tensor, size: int) -> Tensor:
-    """Gaussian blur along one axis, cut off at the edge: [n] > 0 -> [n, size, size], rows sum to 1."""
-    place = torch.arange(size, device=sigma_px.device, dtype=torch.float32)
-    squares = (place[:, None] - place).square()
-    exponents = squares * (-0.5 / sigma_px.square())[:, None, None]
-    weights = exponents.clamp_(min=MIN_EXPONENT).exp_()
-    return weights.div_(weights.sum(2, keepdim=True))
 
 
 def colour_matrix(colour: Colour, mean_rgb: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Views: geometry against torch's own resampling, colour against sequential arithmetic, draws against their law."""
+"""Views: colour against sequential arithmetic, draws against their law."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 from torchvision.transforms import functional as vision
 
 from serving.errors import ConfigError
@@ -18,7 +17,6 @@ from training.data.augment import (
     COLOUR_DRAWS,
     GEOMETRY_DRAWS,
     Colour,
-    Geometry,
     Jitter,
     View,
     ViewSpec,
@@ -32,10 +30,10 @@ from training.data.augment import (
     masked_view,
     multi_crop_views,
     recolour,
-    resample,
     symmetric_views,
 )
 from training.data.normalise import normalise, standardise
+from training.data.resample import resample
 
 PLAIN = {"crop_scale": (1.0, 1.0), "flip": 0.0, "jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
 
@@ -43,11 +41,6 @@ PLAIN = {"crop_scale": (1.0, 1.0), "flip": 0.0, "jitter_p": 0.0, "grey_p": 0.0, 
 def random_frames(n: int, height: int, width: int | None = None) -> torch.Tensor:
     shape = (n, height, width or height, 3)
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8))
-
-
-def geometry(n: int, **changes: Any) -> Geometry:
-    values: dict[str, Any] = {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0, "flip": False, "sigma_px": 0.0}
-    return Geometry(**{name: torch.tensor([value] * n) for name, value in (values | changes).items()})
 
 
 def colour(n: int, **changes: Any) -> Colour:
@@ -65,51 +58,6 @@ def test_a_view_that_changes_nothing_is_the_normalised_frame() -> None:
     (view,) = make_views(frames, ViewSpec(views=(View(size=24, **PLAIN),)), torch.Generator().manual_seed(0))
     torch.testing.assert_close(view, normalise(frames), atol=1e-5, rtol=1e-5)
     assert view.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_shrinking_is_antialiased_as_in_torch() -> None:
-    frames = random_frames(2, 40, 48)
-    expected = functional.interpolate(planes(frames), size=(16, 16), mode="bilinear", antialias=True)
-    inside = (..., slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(resample(frames, geometry(2), 16)[inside], expected[inside], atol=1e-5, rtol=1e-5)
-
-
-def test_a_fine_chequerboard_shrinks_to_grey() -> None:
-    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8)
-    small = resample(board[None, :, :, None].expand(1, 64, 64, 3), geometry(1), 16)
-    assert float((small[..., 1:-1, 1:-1] - 0.5).abs().max()) < 1e-3
-
-
-def test_enlarging_is_bilinear_as_in_torch() -> None:
-    frames, crop = random_frames(2, 32), {"left": 0.25, "top": 0.1, "width": 0.3, "height": 0.6}
-    theta = torch.tensor([[[0.3, 0, 2 * 0.25 + 0.3 - 1], [0, 0.6, 2 * 0.1 + 0.6 - 1]]]).expand(2, 2, 3)
-    grid = functional.affine_grid(theta, [2, 3, 32, 32], align_corners=False)
-    expected = functional.grid_sample(planes(frames), grid, padding_mode="border", align_corners=False)
-    torch.testing.assert_close(resample(frames, geometry(2, **crop), 32), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_flip_mirrors_left_and_right() -> None:
-    frames = random_frames(2, 16)
-    crop = {"left": 0.2, "top": 0.3, "width": 0.5, "height": 0.6, "sigma_px": 0.7}
-    flipped, straight = (resample(frames, geometry(2, flip=flip, **crop), 16) for flip in (True, False))
-    torch.testing.assert_close(flipped, straight.flip(3))
-
-
-def test_blur_is_gaussian_and_per_sample() -> None:
-    frames = torch.zeros(2, 31, 31, 3, dtype=torch.uint8)
-    frames[:, 15, 15] = 255
-    drawn = geometry(2)
-    sharp, blurred = resample(frames, Geometry(**{**vars(drawn), "sigma_px": torch.tensor([0.0, 1.5])}), 31)
-    distance = np.arange(31) - 15.0
-    line = np.exp(-(distance**2) / (2 * 1.5**2))
-    expected = np.outer(line, line) / line.sum() ** 2
-    np.testing.assert_allclose(blurred[0].numpy(), expected, atol=1e-5)
-    torch.testing.assert_close(sharp, planes(frames)[0])
-
-
-def test_blur_keeps_a_flat_frame_flat_up_to_its_edge() -> None:
-    flat = torch.full((1, 20, 20, 3), 200, dtype=torch.uint8)
-    torch.testing.assert_close(resample(flat, geometry(1, sigma_px=3.0), 20), planes(flat), atol=1e-5, rtol=0)
 
 
 def sequential(image: np.ndarray, order: tuple[str, ...], factors: dict[str, float]) -> np.ndarray:
@@ -216,7 +164,7 @@ def test_a_seed_means_the_same_views_and_every_sample_its_own() -> None:
 def test_views_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = random_frames(11, 20)
     whole = make_views(frames, symmetric_views(20), torch.Generator().manual_seed(3))
-    monkeypatch.setattr(augment, "CPU_CHUNK", 4)
+    monkeypatch.setattr(augment, "LARGEST_CHUNK", 4)
     chunked = make_views(frames, symmetric_views(20), torch.Generator().manual_seed(3))
     for one, other in zip(whole, chunked, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
