@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -162,14 +163,29 @@ def test_refuses_what_could_not_be_scored_in_time() -> None:
         async with batcher_of(gate.score) as batcher:
             batcher._s_per_frame = 0.5
             batcher.submit(b"\x01", frame_of)
-            batcher.check_room(1, 1.0)
+            batcher.check_room(1, 2.0)
             with pytest.raises(OverloadedError) as caught:
-                batcher.check_room(9, 1.0)
+                batcher.check_room(9, 2.0)
             gate.open.set()
             return caught.value
 
     gate = Gate(open_=False)
     assert asyncio.run(main()).retry_after_s == pytest.approx(4.0)
+
+
+def test_expects_frames_to_take_as_long_as_they_do_whatever_holds_them_up() -> None:
+    """Decoding 10 ms a frame on two threads, with a session that takes no time: 5 ms a frame, and not none."""
+
+    def slow(payload: bytes) -> NDArray[np.uint8]:
+        time.sleep(0.01)
+        return frame_of(payload)
+
+    async def main() -> float:
+        async with batcher_of(Gate().score) as batcher:
+            await asyncio.gather(*(batcher.submit(bytes([i]), slow) for i in range(60)))
+            return batcher._s_per_frame
+
+    assert asyncio.run(main()) > 0.004
 
 
 def test_bad_frames_fail_alone() -> None:

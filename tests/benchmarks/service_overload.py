@@ -1,0 +1,160 @@
+"""What the service does with more than it can do: goodput, latency of what it admits, what it refuses, memory.
+
+    PYTHONPATH=.:tests python tests/benchmarks/service_overload.py --out overload.json
+
+Measures the capacity first (a closed loop of 16 clients, one 720x576 JPEG a request), then offers 1, 2 and 4 times
+that at random moments that do not wait for answers. The load comes from the same machine: its share of a core and
+how late it sends its requests are printed, so that a generator that is the bottleneck is seen.
+
+    good          answers with a score within the deadline, a second; the bound is 0.90 of the peak at 4x
+    p50, p99      milliseconds from a request's moment to its score; the bound is the deadline
+    refused       share with 429 or 503 and Retry-After, and how long that takes
+    failed        share with anything else: 504, or no answer at all
+    service_cores cores that the service got: where other programs took some, the figures say little
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shlex
+import sys
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+from PIL import Image
+from support.live_service import live_service
+from support.open_loop import Answer, closed_loop, latency_ms, offer
+
+from serving.devices import available_cores
+from serving.durable import write_json_atomic
+
+CLIENTS, LOADS, GOODPUT_BOUND = 16, (1, 2, 4), 0.90
+_MIB = 2**20
+
+
+class Watch(threading.Thread):
+    """What the processes that this one started use: largest resident size and cores, since the last `take`."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._processes = psutil.Process().children(recursive=True)
+        self._largest = 0.0
+        self._since = (time.perf_counter(), self._cpu_s())
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(0.1):
+            self._largest = max(self._largest, sum(process.memory_info().rss for process in self._processes) / _MIB)
+
+    def take(self) -> dict[str, float]:
+        (begun, used_s), self._since = self._since, (time.perf_counter(), self._cpu_s())
+        largest, self._largest = self._largest, 0.0
+        cores = (self._since[1] - used_s) / (self._since[0] - begun)
+        return {"service_cores": round(cores, 2), "rss_mib": round(largest, 1)}
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+    def _cpu_s(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+
+
+def jpeg_frame() -> bytes:
+    """A 720x576 JPEG of some 120 kB, as detailed as an inspection's frames."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (18, 24, 3), dtype=np.uint8)).resize((720, 576))
+    pixels = np.asarray(coarse, np.int16) + rng.integers(-22, 23, (576, 720, 1), dtype=np.int16)
+    data = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=88)
+    return data.getvalue()
+
+
+def http_request(frame: bytes) -> bytes:
+    head = f"POST /v1/score HTTP/1.1\r\nHost: here\r\nContent-Type: image/jpeg\r\nContent-Length: {len(frame)}\r\n\r\n"
+    return head.encode() + frame
+
+
+def summarise(load: int, rate: float, answers: list[Answer], deadline_s: float, took_s: float) -> dict[str, Any]:
+    scored = [answer for answer in answers if answer.status == 200]
+    good = [answer for answer in scored if answer.latency_s <= deadline_s]
+    refused = [answer for answer in answers if answer.status in (429, 503)]
+    n_failed = len(answers) - len(scored) - len(refused)
+    return {
+        "load": load,
+        "offered_per_s": round(rate, 1),
+        "good_per_s": round(len(good) / took_s, 1),
+        "p50_ms": round(latency_ms(scored, 50), 1),
+        "p99_ms": round(latency_ms(scored, 99), 1),
+        "share_late": round(1 - len(good) / max(1, len(scored)), 4),
+        "share_refused": round(len(refused) / len(answers), 3),
+        "refused_p50_ms": round(latency_ms(refused, 50), 1),
+        "refused_p99_ms": round(latency_ms(refused, 99), 1),
+        "refused_without_retry_after": sum(answer.retry_after is None for answer in refused),
+        "share_failed": round(n_failed / len(answers), 4),
+        "generator_late_p99_ms": round(1000 * float(np.percentile([answer.late_s for answer in answers], 99)), 1),
+    }
+
+
+async def measure(host: str, port: int, request: bytes, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
+    watch = Watch()
+    watch.start()
+    await closed_loop(host, port, request, clients=CLIENTS, seconds=min(2.0, seconds))
+    watch.take()
+    capacity = await closed_loop(host, port, request, clients=CLIENTS, seconds=seconds)
+    rows = [{"load": "closed", "good_per_s": round(capacity, 1), **watch.take()}]
+    show(rows[-1])
+    for load in LOADS:
+        cpu_s, begun = time.process_time(), time.perf_counter()
+        answers = await offer(
+            host, port, request, rate=load * capacity, seconds=seconds, patience_s=deadline_s + 5, seed=load
+        )
+        took_s = time.perf_counter() - begun
+        row = summarise(load, load * capacity, answers, deadline_s, took_s)
+        row["generator_cores"] = round((time.process_time() - cpu_s) / took_s, 2)
+        rows.append(row | watch.take())
+        show(rows[-1])
+    watch.stop()
+    return rows
+
+
+def show(row: dict[str, Any]) -> None:
+    click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+@click.command()
+@click.option("--models", type=click.Path(exists=True, path_type=Path), help="[default: the shipped models/]")
+@click.option("--seconds", default=10.0, show_default=True, help="Length of each load.")
+@click.option("--deadline-s", default=1.0, show_default=True, help="The service's deadline of a request.")
+@click.option("--workers", default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the figures as JSON here.")
+def main(models: Path | None, seconds: float, deadline_s: float, workers: int, out: Path | None) -> None:
+    frame = jpeg_frame()
+    with live_service(models=models, workers=workers, settings={"deadline_s": deadline_s}) as url:
+        host, port = url.removeprefix("http://").split(":")
+        rows = asyncio.run(measure(host, int(port), http_request(frame), seconds, deadline_s))
+    peak = max(row["good_per_s"] for row in rows)
+    ratio = rows[-1]["good_per_s"] / peak
+    growth = rows[-1]["rss_mib"] / rows[0]["rss_mib"]
+    click.echo(
+        f"goodput at {LOADS[-1]}x: {ratio:.3f} of the peak of {peak}/s (bound {GOODPUT_BOUND}); memory at "
+        f"{LOADS[-1]}x: {growth:.2f} of that at capacity; p99 of the admitted {rows[-1]['p99_ms']} ms "
+        f"(deadline {1000 * deadline_s:g} ms)"
+    )
+    if out:
+        versions = {name: metadata.version(name) for name in ("bentoml", "onnxruntime-gpu", "uvicorn", "pillow")}
+        about = {"command": shlex.join(sys.argv), "cores": available_cores(), "load_1m": os.getloadavg()[0]}
+        settings = {"frame_bytes": len(frame), "seconds": seconds, "deadline_s": deadline_s, "workers": workers}
+        write_json_atomic(out, {**about, "versions": versions, "settings": settings, "ratio": ratio, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
