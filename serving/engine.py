@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -10,15 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 from serving.batching import Batcher
-from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError
+from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError, PairError
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
 from serving.index_watch import IndexWatch
 from serving.lanes import Lane, Lanes
 from serving.limits import Settings
-from serving.pair import Pair, find_pair, models_root
+from serving.pair import Pair, find_pair, load_folder, models_root
+from serving.pair_index import read_index
 from serving.scorer import Scorer
 from serving.telemetry import Telemetry, forget_this_worker
+
+logger = logging.getLogger(__name__)
 
 
 def find_pairs(settings: Settings) -> list[Pair]:
@@ -41,7 +45,9 @@ class Engine:
         self.telemetry = telemetry
         self._pool = ThreadPoolExecutor(settings.pool_threads(), thread_name_prefix="decode")
         self._worker = worker
-        self.lanes = Lanes([self.open_lane(pair) for pair in find_pairs(settings)])
+        self.lanes = Lanes(
+            [self.open_lane(pair) for pair in find_pairs(settings)] if settings.pair else [self._first()]
+        )
         self._watch = self._watch_index()
         self._tasks: list[asyncio.Task[None]] = []
         self._requests = 0
@@ -117,6 +123,27 @@ class Engine:
         if self._bytes + n_bytes > self.settings.max_bytes_held:
             raise OverloadedError("too much data of other requests is being held; try again later", retry_after_s=1)
         self._bytes += n_bytes
+
+    def _first(self) -> Lane:
+        """The default's lane; if the pair is unsound, that of the last default before it that is sound.
+
+        A service is not started on an unsound default (`pipeprobe serve` looks first), but a worker may have to be
+        replaced while the default is one: then it serves what the other workers go on serving.
+        """
+        index = read_index(models_root())
+        try:
+            return self.open_lane(find_pair(models_root()))
+        except PairError as unsound:
+            for earlier in reversed(index.history):
+                try:
+                    lane = self.open_lane(load_folder(models_root(), earlier.default))
+                except PairError:
+                    continue
+                logger.error(
+                    "the default pair cannot be served: %s; %s, the one before, is served", unsound, lane.folder
+                )
+                return lane
+            raise
 
     def _watch_index(self) -> IndexWatch | None:
         """What follows the default; None where the settings pin the pairs."""
