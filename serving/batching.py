@@ -1,13 +1,14 @@
 """What sits between requests and the scorer: one bounded queue, decoded by a small pool, scored in batches.
 
-    event loop             decode threads              scorer thread
-    submit(payload) -----> prepare(payload) ---------> takes all that is queued, up to max_batch,
-        future <-------------------------------------- scores it, hands every frame's result back
+    event loop             decode threads              scorer threads
+    submit(payload) -----> prepare(payload) ---------> take all that is queued, up to max_batch,
+        future <-------------------------------------- score it, hand every frame's result back
 
-The scorer never waits for a batch to fill: alone, a frame is scored at once; under load, frames queue up while
-the scorer is busy and the next batch is as large as the load. Frames are checked one by one before they meet
-in a batch, so nobody's damaged file can fail another's, and a frame whose caller has gone is dropped wherever
-it is. Shape legend: S image side, h w evidence map, D feature dimension.
+A scorer never waits for a batch to fill: alone, a frame is scored at once; under load, frames queue up while
+the scorers are busy and the next batch is as large as the load. Several scorers keep a CPU's cores busy where
+one call of the session would leave them waiting for each other at the end of every layer. Frames are checked
+one by one before they meet in a batch, so nobody's damaged file can fail another's, and a frame whose caller
+has gone is dropped wherever it is. Shape legend: S image side, h w evidence map, D feature dimension.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +60,12 @@ class ScoredFrame:
     infer_s: float
 
 
+class Pool(Protocol):
+    """Calls functions in threads."""
+
+    def submit(self, function: Callable[[Any], None], argument: Any, /) -> object: ...
+
+
 class BatchObserver(Protocol):
     """Told about the queue and every batch; called from several threads."""
 
@@ -85,20 +91,22 @@ class Batcher:
     """The queue in front of one scorer, used from one event loop.
 
     Args:
-        score: scores uint8 [N, S, S, 3]; called from the one scorer thread.
+        score: scores uint8 [N, S, S, 3]; called from several threads if there are several scorers.
         pool: runs `prepare`; may be shared with other batchers and is not shut down here.
         max_batch: most frames in one call of `score`.
         max_frames: most frames between `submit` and their result.
+        n_scorers: threads that call `score` at the same time.
     """
 
     def __init__(
         self,
         score: Callable[[NDArray[np.uint8]], Scores],
         *,
-        pool: Executor,
+        pool: Pool,
         max_batch: int,
         max_frames: int,
         observer: BatchObserver,
+        n_scorers: int = 1,
     ) -> None:
         self._score = score
         self._pool = pool
@@ -107,29 +115,33 @@ class Batcher:
         self._observer = observer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._frames = 0
-        self._s_per_frame = 0.0
+        self._s_per_frame = self._ended_at = 0.0
         self._queue: deque[_Job] = deque()
         self._ready = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"scorer_{index}", daemon=True) for index in range(n_scorers)
+        ]
 
     def start(self) -> None:
         """Start scoring; call it once, on the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Score what is queued and end the scorer thread."""
+        """Score what is queued and end the scorer threads."""
         with self._ready:
             self._stopping = True
-            self._ready.notify()
-        if self._thread.is_alive():
-            self._thread.join()
+            self._ready.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether the scorer thread runs."""
-        return self._thread.is_alive()
+        """Whether all scorer threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def frames(self) -> int:
@@ -170,6 +182,17 @@ class Batcher:
         self._frames += change
         self._observer.queued(self._frames)
 
+    def _deliver(self, jobs: Sequence[_Job], results: Sequence[_Result], taken_at: float, infer_s: float) -> None:
+        # How fast frames leave while others wait, whatever it is that holds them up: decoding, the session, or other
+        # programs. The time in the session alone would promise more than the machine can do.
+        busy_since = max(self._ended_at, min(job.submitted_at for job in jobs))
+        ended_at = taken_at + infer_s
+        self._s_per_frame += _NEWEST * (max(0.0, ended_at - busy_since) / len(jobs) - self._s_per_frame)
+        self._ended_at = max(self._ended_at, ended_at)
+        for job, result in zip(jobs, results, strict=True):
+            if not job.future.done():
+                _resolve(job, result, taken_at, infer_s)
+
     # In a thread of the pool.
     def _prepare(self, job: _Job) -> None:
         if job.future.done():
@@ -192,20 +215,14 @@ class Batcher:
             self._queue.append(job)
             self._ready.notify()
 
-    # In the scorer thread.
+    # In the scorer threads.
     def _run(self) -> None:
-        ended_at = 0.0
         while jobs := self._take():
             taken_at = time.perf_counter()
             results = self._score_jobs([frame for _, frame in jobs])
-            # How fast frames leave while others wait, whatever it is that holds them up: decoding, the session,
-            # or other programs. The time in the session alone would promise more than the machine can do.
-            busy_since = max(ended_at, min(job.submitted_at for job, _ in jobs))
-            ended_at = time.perf_counter()
-            infer_s = ended_at - taken_at
-            self._s_per_frame += _NEWEST * ((ended_at - busy_since) / len(jobs) - self._s_per_frame)
+            infer_s = time.perf_counter() - taken_at
             self._observer.batch(len(jobs))
-            self._call(_deliver, [job for job, _ in jobs], results, taken_at, infer_s)
+            self._call(self._deliver, [job for job, _ in jobs], results, taken_at, infer_s)
 
     def _take(self) -> list[tuple[_Job, Frame]]:
         """The next batch, waiting for its first frame; empty when stopped."""
@@ -247,25 +264,22 @@ def _split(scores: Scores) -> list[_Result]:
     return list(zip(scores.score.tolist(), scores.logit.tolist(), scores.embedding, scores.evidence, strict=True))
 
 
-def _deliver(jobs: Sequence[_Job], results: Sequence[_Result], taken_at: float, infer_s: float) -> None:
-    for job, result in zip(jobs, results, strict=True):
-        if job.future.done():
-            continue
-        if result is None:
-            job.future.set_exception(_internal_error())
-            continue
-        score, logit, embedding, evidence = result
-        job.future.set_result(
-            ScoredFrame(
-                score=score,
-                logit=logit,
-                embedding=embedding,
-                evidence=evidence,
-                decode_s=job.decode_s,
-                queue_s=job.waited_s + taken_at - job.decoded_at,
-                infer_s=infer_s,
-            )
+def _resolve(job: _Job, result: _Result, taken_at: float, infer_s: float) -> None:
+    if result is None:
+        job.future.set_exception(_internal_error())
+        return
+    score, logit, embedding, evidence = result
+    job.future.set_result(
+        ScoredFrame(
+            score=score,
+            logit=logit,
+            embedding=embedding,
+            evidence=evidence,
+            decode_s=job.decode_s,
+            queue_s=job.waited_s + taken_at - job.decoded_at,
+            infer_s=infer_s,
         )
+    )
 
 
 def _fail(future: asyncio.Future[ScoredFrame], error: PipeprobeError) -> None:

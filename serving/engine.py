@@ -7,10 +7,10 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 from serving.batching import Batcher
+from serving.decode_pool import DecodePool
 from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError, PairError
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
@@ -43,7 +43,7 @@ class Engine:
     def __init__(self, settings: Settings, telemetry: Telemetry, *, worker: int = 0) -> None:
         self.settings = settings
         self.telemetry = telemetry
-        self._pool = ThreadPoolExecutor(settings.pool_threads(), thread_name_prefix="decode")
+        self._pool = DecodePool(settings.pool_threads())
         self._worker = worker
         self.lanes = Lanes(
             [self.open_lane(pair) for pair in find_pairs(settings)] if settings.pair else [self._first()]
@@ -73,7 +73,7 @@ class Engine:
     def _end_threads(self) -> None:
         for lane in self.lanes:
             lane.batcher.stop()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown()
         forget_this_worker()
 
     @property
@@ -195,6 +195,7 @@ class Engine:
             max_batch=scorer.max_batch,
             max_frames=settings.max_queue,
             observer=metrics,
+            n_scorers=settings.scorers_of(device),
         )
         return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode)
 

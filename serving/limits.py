@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     threads: int = _number(0, 0, 256, "CPU threads of one session run; 0: the available cores over the workers")
     decode_threads: int = _number(0, 0, 256, "threads that decode frames; 0: the available cores over the workers")
     scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 4 on a CPU, 32 on a GPU")
+    scorers: int = _number(0, 0, 16, "session runs at the same time; 0: 2 on a CPU of several cores, else 1")
     max_queue: int = _number(256, 1, 100_000, "frames admitted and not yet scored; above: 503")
     max_requests: int = _number(512, 1, 100_000, "scoring requests at the same time; above: 503")
     max_caller_requests: int = _number(
@@ -201,6 +202,14 @@ class Settings(BaseSettings):
         and answers go out. A GPU needs them.
         """
         return self.scorer_batch or (4 if parse_device(device).kind == "cpu" else 32)
+
+    def scorers_of(self, device: str) -> int:
+        """Runs of one session on `device` at the same time.
+
+        Two keep the cores of a CPU busy where the threads of one wait for each other at the end of every layer.
+        """
+        several = parse_device(device).kind == "cpu" and self.session_threads() > 1
+        return self.scorers or (2 if several else 1)
 
     def session_threads(self) -> int:
         return self.threads or max(1, available_cores() // self.workers)

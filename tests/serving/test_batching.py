@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from serving.batching import Batcher, ScoredFrame
+from serving.decode_pool import DecodePool
 from serving.errors import NotAnImageError, OverloadedError, PipeprobeError
 from serving.scorer import Scores
 
@@ -76,14 +76,15 @@ def frame_of(payload: bytes) -> NDArray[np.uint8]:
 async def batcher_of(
     score: Callable[[NDArray[np.uint8]], Scores], *, observer: Observer | None = None, **options: Any
 ) -> AsyncIterator[Batcher]:
-    with ThreadPoolExecutor(2) as pool:
-        limits = {"max_batch": 8, "max_frames": 1000} | options
-        batcher = Batcher(score, pool=pool, observer=observer or Observer(), **limits)
-        batcher.start()
-        try:
-            yield batcher
-        finally:
-            await asyncio.to_thread(batcher.stop)
+    pool = DecodePool(2)
+    limits = {"max_batch": 8, "max_frames": 1000} | options
+    batcher = Batcher(score, pool=pool, observer=observer or Observer(), **limits)
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await asyncio.to_thread(batcher.stop)
+        pool.shutdown()
 
 
 def test_scores_one_frame_alone_at_once() -> None:
@@ -116,7 +117,26 @@ def test_batches_what_queued_up_while_the_scorer_was_busy() -> None:
     assert (max(observer.depths), observer.depths[-1]) == (12, 0)
 
 
-def test_results_belong_to_their_requests() -> None:
+def test_several_scorers_score_at_the_same_time() -> None:
+    both = threading.Barrier(2)
+
+    def score(frames: NDArray[np.uint8]) -> Scores:
+        both.wait(10)  # broken, and an error, unless another thread comes here as well
+        return value_scores(frames[:, 0, 0, 0])
+
+    async def main() -> list[float]:
+        async with batcher_of(score, n_scorers=2, max_batch=1) as batcher:
+            futures = [batcher.submit(bytes([i]), frame_of) for i in range(6)]
+            scores = [scored.score for scored in await asyncio.gather(*futures)]
+            assert batcher.alive
+        assert not batcher.alive
+        return scores
+
+    assert asyncio.run(main()) == list(range(6))
+
+
+@pytest.mark.parametrize("n_scorers", [1, 3])
+def test_results_belong_to_their_requests(n_scorers: int) -> None:
     async def client(batcher: Batcher, seed: int) -> None:
         for step in range(20):
             value = (seed * 20 + step) % 256
@@ -131,7 +151,7 @@ def test_results_belong_to_their_requests() -> None:
                 assert (await batcher.submit(bytes([value]), frame_of)).score == value
 
     async def main() -> int:
-        async with batcher_of(Gate().score) as batcher:
+        async with batcher_of(Gate().score, n_scorers=n_scorers) as batcher:
             await asyncio.gather(*(client(batcher, seed) for seed in range(32)))
             return batcher.frames
 
