@@ -180,7 +180,7 @@ def load_probe(run: Path) -> FittedProbe:
         DataError: missing, or its two files are not of one fit.
     """
     folder = run / PROBE
-    if not (folder / PROBE_JSON).is_file():
+    if not ((folder / PROBE_JSON).is_file() and (folder / PROBE_NPZ).is_file()):
         raise DataError(f"{run} holds no probe: fit one with `pipeprobe-train probe {run} ...`")
     record = runs.read_json(folder / PROBE_JSON)
     stored = (folder / PROBE_NPZ).read_bytes()

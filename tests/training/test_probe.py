@@ -163,6 +163,9 @@ def test_a_mixed_up_probe_folder_is_refused(run: Path) -> None:
         load_probe(run)
     with pytest.raises(DataError, match="holds no probe"):
         load_probe(run / "nowhere")
+    path.unlink()
+    with pytest.raises(DataError, match="holds no probe"):
+        load_probe(run)
 
 
 def test_config_is_checked() -> None:

@@ -37,12 +37,18 @@ def estimate_s(study: Study, device: str) -> dict[str, float]:
     """Seconds for each planned experiment by its id, as measured here or in an earlier call on the same hardware."""
     rates = _known_rates(study.folder, device)
     sizes: dict[tuple[float | None, int], int] = {}
-    found = {}
+    found, pretrained = {}, set()
     for experiment in study.planned:
         cell = (experiment.defect_proportion, experiment.seed)
         if cell not in sizes:
             sizes[cell] = _subset_size(study, experiment)
-        found[experiment.id] = _seconds(experiment, study, rates, sizes[cell], device)
+        trained = sizes[cell]
+        if experiment.kind == "ssl" and study.settings.pretrain_on == "split":
+            # The first of those that share a pretraining has all of its cost.
+            shared = (experiment.method, experiment.encoder, experiment.seed)
+            trained = 0 if shared in pretrained else len(study.data.train)
+            pretrained.add(shared)
+        found[experiment.id] = _seconds(experiment, study, rates, sizes[cell], trained, device)
     write_json_atomic(study.folder / THROUGHPUT, rates)
     return found
 
@@ -67,7 +73,10 @@ def _known_rates(folder: Path, device: str) -> dict[str, Any]:
     return here
 
 
-def _seconds(experiment: Experiment, study: Study, rates: dict[str, Any], frames: int, device: str) -> float:
+def _seconds(
+    experiment: Experiment, study: Study, rates: dict[str, Any], probed: int, trained: int, device: str
+) -> float:
+    """`probed` frames of the training split are encoded, `trained` ones are trained on in each epoch."""
     data, encoder = study.data, experiment.encoder
     per_s: dict[str, float] = rates["frames_per_s"]
     encoding = f"encode {encoder}"
@@ -75,7 +84,7 @@ def _seconds(experiment: Experiment, study: Study, rates: dict[str, Any], frames
         per_s[encoding] = _encoding_rate(study, encoder, device)
     seconds = (
         OVERHEAD_S
-        + (frames + sum(len(pack) for split, pack in data.packs.items() if split != "train")) / per_s[encoding]
+        + (probed + sum(len(pack) for split, pack in data.packs.items() if split != "train")) / per_s[encoding]
     )
     if experiment.kind in ("random", "transferred"):
         return seconds
@@ -89,7 +98,7 @@ def _seconds(experiment: Experiment, study: Study, rates: dict[str, Any], frames
             kind="ssl", method=method, encoder=encoder, defect_proportion=None, seed=0
         ), device)  # fmt: skip
     share = 1.0 if experiment.kind == "ssl" else 0.5
-    return seconds + share * frames * study.settings.epochs / per_s[training]
+    return seconds + share * trained * study.settings.epochs / per_s[training]
 
 
 def _training_rate(study: Study, experiment: Experiment, device: str) -> float:

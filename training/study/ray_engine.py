@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from training.study.sweep import LEFT, Report, Say, SweepOutcome, attempt, hindr
 RETRIES = 3
 # Nothing but settings and a line of text passes between processes; Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 100 * 2**20
+# For a machine of a cluster to take a connection.
+CONNECT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +211,9 @@ def _connected(ray: ModuleType, cluster: Cluster) -> Iterator[None]:
         )
     else:
         try:
+            _check_listening(cluster.address)
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"no Ray cluster can be reached at {cluster.address} ({error}): start one with `ray start --head`, or "
                 "leave --address out to use this machine alone"
@@ -219,6 +223,13 @@ def _connected(ray: ModuleType, cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listening(address: str) -> None:
+    """Raise `OSError` if nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _check_room(ray: ModuleType, cluster: Cluster) -> None:

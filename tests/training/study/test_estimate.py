@@ -61,6 +61,16 @@ def test_every_planned_experiment_has_one_and_larger_subsets_take_longer(tmp_pat
     assert found["simclr-tiny-p5-s1"] < found["simclr-tiny-p15-s1"] < found["simclr-tiny-all-s1"]
 
 
+def test_a_pretraining_that_proportions_share_is_counted_once(tmp_path: Path) -> None:
+    write_rates(tmp_path)
+    study = tiny_study(tmp_path, epochs=4, proportions=(0.5, 0.25), frames=40, pretrain_on="split")
+    found = estimate_s(study, "cpu")
+    encoding = OVERHEAD_S + 140 / 100
+    assert found["simclr-tiny-p50-s0"] == pytest.approx(encoding + 4 * 120 / 10)
+    assert found["simclr-tiny-p25-s0"] == pytest.approx(encoding)
+    assert found["supervised-tiny-p25-s0"] == pytest.approx(encoding + 4 * 40 / 10 / 2)
+
+
 def test_rates_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny_study(tmp_path)
     first = estimate_s(study, "cpu")

@@ -190,19 +190,20 @@ def test_a_missing_ray_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) 
         import_ray()
 
 
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_cluster_that_is_not_there_is_named(
-    tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     register_tiny(monkeypatch.setitem)
     monkeypatch.setenv("RAY_TMPDIR", str(ray_folder))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     study = Study(folder=tmp_path, settings=settings(), data=memory_data(), initial={})
-    with pytest.raises(ConfigError, match=r"no Ray cluster can be reached at auto .*start one with `ray start --head`"):
+    with pytest.raises(ConfigError, match=rf"no Ray cluster can be reached at {address} .*start one with `ray start"):
         run_missing_on_ray(
             study,
             dict.fromkeys((experiment.id for experiment in study.planned), 1.0),
             data_folder=tmp_path,
-            cluster=Cluster(address="auto"),
+            cluster=Cluster(address=address),
             options=OPTIONS,
             max_minutes=None,
             command="typed",
