@@ -1,6 +1,6 @@
 """The HTTP routes: what goes in and out of the engine. Mounted into BentoML by `serving.service`.
 
-POST /v1/score[/batch]                  frames to verdicts: `serving.scoring_routes`
+POST /v1/score[/batch|/raw]             frames to verdicts: `serving.scoring_routes`
 *    /v2/...                            Open Inference Protocol: `serving.inference_protocol`
 GET  /metrics, /docs.json, /docs, /     Prometheus, OpenAPI, its page, and a page for people
 """
@@ -22,7 +22,7 @@ from serving.errors import PipeprobeError
 from serving.openapi import docs_page, home_page, openapi_document
 from serving.problem import answer_disconnect, answer_error
 from serving.routing import engine_of
-from serving.scoring_routes import score_batch, score_one
+from serving.scoring_routes import score_batch, score_one, score_raw
 from serving.telemetry import CONTENT_TYPE_LATEST
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -33,6 +33,7 @@ def create_app() -> Starlette:
     routes: list[tuple[str, str, Handler]] = [
         ("POST", "/v1/score", score_one),
         ("POST", "/v1/score/batch", score_batch),
+        ("POST", "/v1/score/raw", score_raw),
         *inference_protocol.ROUTES,
         ("GET", "/metrics", metrics),
         ("GET", "/docs.json", openapi),

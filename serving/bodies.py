@@ -12,9 +12,12 @@ from starlette.requests import Request
 from serving.engine import RequestBudget
 from serving.errors import BodyTooLargeError, RequestError
 from serving.limits import Settings
+from serving.npy import MAX_HEADER_BYTES, NpyFrames, parse_header
 
 _MULTIPART = "multipart/form-data"
 _MIB = 2**20
+# More than this is not needed to know all of an .npy header, or that it is refused.
+_NPY_HEAD = MAX_HEADER_BYTES + 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,33 @@ async def read_tensors(request: Request, budget: RequestBudget, settings: Settin
     if encoding != "identity":
         raise RequestError(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body as it is")
     return b"".join([chunk async for chunk in _bounded(request, budget, settings.max_body_bytes)])
+
+
+async def read_raw(request: Request, budget: RequestBudget, settings: Settings, side: int) -> list[bytes]:
+    """The frames of an .npy file, uint8 [N, side, side, 3] or [side, side, 3]: side * side * 3 bytes each.
+
+    Raises as `read_frame`: `BodyTooLargeError` for too many frames, and `RequestError` if it is anything else or
+    is not exactly as long as its header says. That is checked before any data of a longer file are kept.
+    """
+    declared: NpyFrames | None = None
+    received = bytearray()
+    async for chunk in _bounded(request, budget, settings.max_body_bytes):
+        received += chunk
+        if declared is None:
+            declared = parse_header(bytes(received[:_NPY_HEAD]), side=side, max_frames=settings.max_batch_frames)
+            _check_declared_length(request, declared)
+        if declared is not None and len(received) > declared.size:
+            break
+    if declared is None or len(received) != declared.size:
+        wanted = f"{declared.size} bytes" if declared else "a whole header"
+        raise RequestError(f"the .npy file does not have the length that its header declares: {wanted}")
+    return declared.frames(received)
+
+
+def _check_declared_length(request: Request, declared: NpyFrames | None) -> None:
+    length = request.headers.get("content-length", "")
+    if declared is not None and length.isdecimal() and int(length) != declared.size:
+        raise RequestError(f"the body has {length} bytes; by its header the .npy file has {declared.size}")
 
 
 def _is_multipart(request: Request) -> bool:

@@ -12,13 +12,16 @@ from typing import Any
 
 from serving.errors import (
     BodyTooLargeError,
+    CallerBusyError,
     DeadlineExceededError,
+    ForbiddenError,
     NotAnImageError,
     OverloadedError,
     PairNotFoundError,
     PipeprobeError,
     RequestError,
     TruncatedFrameError,
+    UnauthorizedError,
 )
 from serving.infer_tensors import HEADER_LENGTH, MAX_JSON_BYTES
 from serving.limits import Settings
@@ -29,9 +32,16 @@ _BINARY = {"type": "string", "format": "binary"}
 _NUMBER = {"type": "number"}
 _STRING = {"type": "string"}
 _INTEGER = {"type": "integer"}
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _SCORING_ERRORS: tuple[type[PipeprobeError], ...] = (
     RequestError,
+    UnauthorizedError,
+    ForbiddenError,
+    CallerBusyError,
     PairNotFoundError,
     BodyTooLargeError,
     NotAnImageError,
@@ -61,6 +71,7 @@ def openapi_document(settings: Settings) -> dict[str, Any]:
         "paths": {
             "/v1/score": {"post": _score_one(settings)},
             "/v1/score/batch": {"post": _score_batch(settings)},
+            "/v1/score/raw": {"post": _score_raw(settings)},
             "/v2": {"get": _get("Server metadata (Open Inference Protocol)")},
             "/v2/health/live": {"get": _get("Liveness")},
             "/v2/health/ready": {"get": _get("Readiness")},
@@ -78,7 +89,9 @@ def openapi_document(settings: Settings) -> dict[str, Any]:
             "/readyz": {"get": _get("Readiness: pairs loaded and warmed up", media_type="text/plain")},
             "/metrics": {"get": _get("Prometheus metrics", media_type="text/plain")},
         },
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": _SECURITY},
+        # None, where the service asks for none.
+        "security": [{}, *({name: []} for name in _SECURITY)],
     }
 
 
@@ -145,6 +158,21 @@ def _score_batch(settings: Settings) -> dict[str, Any]:
         "operationId": "score_batch",
         "parameters": _options(),
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
+        "responses": {"200": _json("A result or a problem per frame, in order", "Batch"), **_errors()},
+    }
+
+
+def _score_raw(settings: Settings) -> dict[str, Any]:
+    return {
+        "summary": "Score frames that are decoded and resized already",
+        "description": (
+            "The body is an .npy file (numpy.save) of uint8 RGB frames, [N, S, S, 3] or one [S, S, 3], where S is the "
+            "pair's image size, which /v2/models/{name} says. Resize as `serving.frames.resize_frame` does, or scores "
+            f"differ. At most {settings.max_batch_frames} frames and {settings.max_body_bytes} bytes."
+        ),
+        "operationId": "score_raw",
+        "parameters": _options(),
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BINARY}}},
         "responses": {"200": _json("A result or a problem per frame, in order", "Batch"), **_errors()},
     }
 

@@ -2,11 +2,13 @@
 
 POST /v1/score                          one frame: raw body, or multipart field `file`
 POST /v1/score/batch                    many frames: the files of a multipart body
+POST /v1/score/raw                      many frames that the caller decoded and resized: an .npy file
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serving.batching import ScoredFrame
-from serving.bodies import read_batch, read_frame
+from serving.bodies import read_batch, read_frame, read_raw
 from serving.engine import Engine
 from serving.errors import PipeprobeError, RequestError
 from serving.lanes import Lane
 from serving.manifest import OperatingPoint
+from serving.npy import to_frame
 from serving.problem import problem_of
 from serving.routing import caller_of, engine_of, score_frames
 
@@ -81,19 +84,24 @@ async def score_batch(request: Request) -> Response:
             read_s = time.perf_counter() - started
             frames = [upload.data for upload in uploads]
             outcomes = await score_frames(request, ask.lane, frames, engine.settings.deadline_s - read_s)
-        scored_at = time.perf_counter()
-        results = [
-            {"index": index, "name": upload.name} | _item(engine, ask, outcome, index)
-            for index, (upload, outcome) in enumerate(zip(uploads, outcomes, strict=True))
-        ]
-        body = ask.about | {
-            "request_id": request.state.request_id,
-            "n_frames": len(results),
-            "n_failed": sum("error" in result for result in results),
-            "results": results,
-            "timings_ms": _milliseconds(read=read_s, total=scored_at - started),
-        }
-        return _answer(ask, body, started, read_s, scored_at)
+        return _answer_batch(request, ask, [upload.name for upload in uploads], outcomes, started, read_s)
+
+
+async def score_raw(request: Request) -> Response:
+    """`POST /v1/score/raw`: as `score_batch`, of uint8 frames [N, S, S, 3] or one [S, S, 3] at the pair's size S."""
+    started = time.perf_counter()
+    engine = engine_of(request)
+    ask = _ask(request, engine)
+    deadline_s, side = engine.settings.deadline_s, ask.lane.manifest.image_size
+    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
+        async with budget.deadline():
+            ask.lane.batcher.check_room(1, deadline_s)
+            frames = await read_raw(request, budget, engine.settings, side)
+            read_s = time.perf_counter() - started
+            outcomes = await score_frames(
+                request, ask.lane, frames, deadline_s - read_s, prepare=lambda data: to_frame(data, side)
+            )
+        return _answer_batch(request, ask, [""] * len(frames), outcomes, started, read_s)
 
 
 def _ask(request: Request, engine: Engine) -> _Ask:
@@ -132,6 +140,30 @@ def _item(engine: Engine, ask: _Ask, outcome: ScoredFrame | BaseException, index
         raise outcome
     engine.telemetry.rejected(outcome.slug)
     return {"error": problem_of(outcome, f"frame {index}")}
+
+
+def _answer_batch(
+    request: Request,
+    ask: _Ask,
+    names: Sequence[str],
+    outcomes: Sequence[ScoredFrame | BaseException],
+    started: float,
+    read_s: float,
+) -> Response:
+    scored_at = time.perf_counter()
+    engine = engine_of(request)
+    results = [
+        {"index": index, "name": name} | _item(engine, ask, outcome, index)
+        for index, (name, outcome) in enumerate(zip(names, outcomes, strict=True))
+    ]
+    body = ask.about | {
+        "request_id": request.state.request_id,
+        "n_frames": len(results),
+        "n_failed": sum("error" in result for result in results),
+        "results": results,
+        "timings_ms": _milliseconds(read=read_s, total=scored_at - started),
+    }
+    return _answer(ask, body, started, read_s, scored_at)
 
 
 def _answer(ask: _Ask, body: dict[str, Any], started: float, read_s: float, scored_at: float) -> Response:
