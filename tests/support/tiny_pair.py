@@ -8,7 +8,9 @@ pooled features, a probe applied per location, calibration.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.drift_reference import REFERENCE_FILE, Reference, make_reference, reference_bytes
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
 from serving.pair import (
     GOLDEN_FILE,
@@ -111,6 +114,17 @@ def write_tiny_pair(
 def write_second_version(models: Path, *, version: str = "2.0.0", bias: float = PROBE_BIAS, size: int = 32) -> Path:
     """Write `models/tiny@<version>` beside the tiny pair, without making it the default."""
     return write_tiny_pair(models, version=version, folder_name=f"tiny@{version}", bias=bias, size=size, default=False)
+
+
+def add_reference(folder: Path, frames: NDArray[np.uint8]) -> dict[str, Reference]:
+    """Give the pair in `folder` a reference of what it says about `frames`, for drift; by variant."""
+    manifest = Manifest.from_json(json.loads((folder / MANIFEST_FILE).read_text()))
+    outputs = {name: _run((folder / v.file).read_bytes(), frames) for name, v in manifest.variants.items()}
+    references = {name: make_reference(found["score"], found["embedding"]) for name, found in outputs.items()}
+    write_bytes_atomic(folder / REFERENCE_FILE, reference_bytes(references))
+    files = manifest.files | {REFERENCE_FILE: sha256_file(folder / REFERENCE_FILE)}
+    write_json_atomic(folder / MANIFEST_FILE, replace(manifest, files=files).to_json())
+    return references
 
 
 def tiny_manifest(
