@@ -62,6 +62,7 @@ class AccessGuard:
             self._check(scope)
         except PipeprobeError as error:
             self._telemetry.rejected(error.slug)
+            scope["state"]["problem"] = error.slug
             body = problem_of(error) | {"request_id": scope["state"]["request_id"]}
             headers = {"WWW-Authenticate": _CHALLENGE} if isinstance(error, UnauthorizedError) else None
             response = JSONResponse(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)

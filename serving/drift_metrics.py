@@ -77,6 +77,11 @@ class DriftMetrics:
         self._watched[key] = watch
         return watch
 
+    def forget(self, pair: str, version: str) -> None:
+        """Watch a pair no longer; its window is kept in case it comes back."""
+        for key in [key for key in self._watched if key[:2] == (pair, version)]:
+            del self._watched[key]
+
     def collect(self) -> Iterator[Metric]:
         if not self._watched:
             return

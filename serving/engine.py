@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from serving.batching import Batcher
 from serving.decode_pool import DecodePool
+from serving.drift_hook import watched_score
 from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError, PairError
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
@@ -190,7 +191,7 @@ class Engine:
             return decode_bytes(data, manifest.image_size, limits)
 
         batcher = Batcher(
-            scorer.score,
+            watched_score(scorer, self.telemetry.drift, settings),
             pool=self._pool,
             max_batch=scorer.max_batch,
             max_frames=settings.max_queue,

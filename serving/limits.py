@@ -113,7 +113,16 @@ class Settings(BaseSettings):
         "auto", "auto, required or off", "API keys with the scope metrics for /metrics; auto: as PIPEPROBE_AUTH"
     )
     key_file: str = _text("", "a file", "file of the API keys; none: ~/.config/pipeprobe/keys.json")
-    access_log: int = _number(0, 0, 1, "1: one line a request in BentoML's log")
+    drift_window_frames: int = _number(
+        10_000, 0, 10_000_000, "newest frames whose drift is measured, of all workers together; 0: none"
+    )
+    drift_window_s: float = _number(0, 0, 10**9, "seconds after which a frame leaves that window; 0: no bound")
+    access_log: int = _number(1, 0, 1, "1: one line a request in the log")
+    log_format: str = _text("text", "text or json", "how the workers log")
+    trace_endpoint: str = _text(
+        "", "a URL", "where spans go by OTLP/HTTP, as http://collector:4318/v1/traces; none: nowhere"
+    )
+    trace_share: float = _number(1.0, 0, 1, "share of requests traced, of those that come without a traceparent")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -163,6 +172,18 @@ class Settings(BaseSettings):
     def _check_variant(cls, name: str) -> str:
         _check(name in ("", *VARIANT_NAMES), "variant", name, f"one of {', '.join(VARIANT_NAMES)}")
         return name
+
+    @field_validator("log_format")
+    @classmethod
+    def _check_log_format(cls, name: str) -> str:
+        _check(name in ("text", "json"), "log_format", name, "text or json")
+        return name
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _check_trace_endpoint(cls, url: str) -> str:
+        _check(url == "" or url.startswith(("http://", "https://")), "trace_endpoint", url, "an http(s):// URL")
+        return url
 
     @model_validator(mode="after")
     def _check_each_against_others(self) -> Self:

@@ -11,6 +11,7 @@ import http.client
 import logging
 import random
 import re
+import time
 from typing import Any
 
 from starlette.requests import Request
@@ -19,13 +20,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.engine import retry_after
 from serving.errors import DeadlineExceededError, FrameError, OverloadedError, PipeprobeError
-from serving.telemetry import Telemetry
+from serving.logs import CURRENT_REQUEST
+from serving.request_record import Recorder
+from serving.tracing import trace_id
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:pipeprobe:problem:"
 REQUEST_ID = "X-Request-Id"
+TRACEPARENT = "traceparent"
 PAIR = "X-Pipeprobe-Pair"
 PAIR_VERSION = "X-Pipeprobe-Pair-Version"
 
@@ -82,6 +86,7 @@ async def answer_error(request: Request, error: Exception, *, is_inference: bool
     if problem["status"] == 500:
         logger.error("request %s failed: %s", request.state.request_id, error, exc_info=error)
     request.app.state.engine.telemetry.rejected(error.slug)
+    request.state.problem = error.slug
     headers = {"Retry-After": retry_after(error)} if isinstance(error, OverloadedError) else None
     body = problem | {"request_id": request.state.request_id}
     if is_inference:
@@ -92,21 +97,23 @@ async def answer_error(request: Request, error: Exception, *, is_inference: bool
 async def answer_disconnect(request: Request, _error: Exception) -> Response:
     """Starlette's handler of `ClientDisconnect`: nobody reads the answer, but it is counted."""
     request.app.state.engine.telemetry.rejected("client-gone")
+    request.state.problem = "client-gone"
     return Response(status_code=CLIENT_CLOSED_REQUEST, media_type=MEDIA_TYPE)
 
 
 class ProblemMiddleware:
     """See the module's docstring."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, recorder: Recorder) -> None:
         self._app = app
-        self._telemetry = telemetry
+        self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._recorder)
+        CURRENT_REQUEST.set(exchange.ids)
         try:
             await self._app(scope, receive, exchange.send)
         except Exception:
@@ -114,20 +121,30 @@ class ProblemMiddleware:
             if exchange.status == 0:
                 await exchange.send_problem(500, [])
         finally:
-            route = exchange.state.get("route", "other")
-            self._telemetry.request(route, scope["method"], exchange.status or CLIENT_CLOSED_REQUEST)
+            self._recorder.finished(
+                method=scope["method"],
+                path=scope["path"],
+                status=exchange.status or CLIENT_CLOSED_REQUEST,
+                seconds=time.perf_counter() - exchange.started,
+                state=exchange.state,
+            )
 
 
 class _Exchange:
     """One request and its answer, on its way out."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, recorder: Recorder) -> None:
         self._send = send
+        self._recorder = recorder
+        self._method = scope["method"]
         self._replaced: Message | None = None
         self.status = 0
+        self.started = time.perf_counter()
         self.request_id = _request_id(scope)
         self.state: dict[str, Any] = scope.setdefault("state", {})
         self.state["request_id"] = self.request_id
+        trace = trace_id(_header(scope, TRACEPARENT))
+        self.ids = {"request_id": self.request_id} | ({"trace_id": trace} if trace else {})
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -135,6 +152,7 @@ class _Exchange:
                 self._replaced = message
                 return
             self.status = message["status"]
+            self._recorder.answering(method=self._method, state=self.state)
             message = {**message, "headers": [*message.get("headers", ()), *self._own_headers()]}
         elif message["type"] == "http.response.body" and self._replaced is not None:
             if not message.get("more_body"):
@@ -165,7 +183,11 @@ def _is_foreign_error(start: Message) -> bool:
 
 def _request_id(scope: Scope) -> str:
     """The caller's X-Request-Id if it is harmless, else a new one."""
-    for name, value in scope["headers"]:
-        if name == REQUEST_ID.lower().encode() and _ACCEPTED_ID.fullmatch(given := value.decode("latin-1")):
-            return str(given)
-    return new_request_id()
+    given = _header(scope, REQUEST_ID)
+    return given if _ACCEPTED_ID.fullmatch(given) else new_request_id()
+
+
+def _header(scope: Scope, name: str) -> str:
+    """The first header of that name, or nothing."""
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == wanted), "")

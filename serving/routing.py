@@ -31,6 +31,7 @@ async def score_frames(
     `prepare` turns a frame's bytes into a frame; None decodes an image. Whatever ends this early, the deadline
     included, also takes the frames out of the queue.
     """
+    request.state.n_frames = len(frames)
     lane.batcher.check_room(len(frames), deadline_s)
     futures = [lane.batcher.submit(data, prepare or lane.decode) for data in frames]
     scored = asyncio.gather(*futures, return_exceptions=True)

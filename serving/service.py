@@ -3,7 +3,8 @@
 BentoML brings the server, its workers, health pages, tracing and Bentos. The routes are mounted instead of
 being BentoML endpoints, because those parse bodies before they can be limited, have three shapes of errors
 and batch one caller's damaged frame together with another's sound one. BentoML's own metrics are off: they
-label by raw path, which any scanner makes up without end; `serving.app` answers `/metrics` in their place.
+label by raw path, which any scanner makes up without end; `serving.app` answers `/metrics` in their place. Its
+access log is off for the same reason; `serving.logs` says what there is instead.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from serving.direct_routes import DirectRoutes
 from serving.engine import Engine
 from serving.http_protocol import use_bounded_protocol
 from serving.limits import Settings
+from serving.logs import configure_logs
 from serving.problem import ProblemMiddleware
+from serving.request_record import Recorder
 from serving.supervision import end_with_supervisor
 from serving.telemetry import Telemetry
 from serving.tracing import tracing_settings
@@ -38,6 +41,7 @@ class Worker:
         # with several workers none answers while another is still ready.
         end_with_supervisor()
         worker = bentoml.server_context.worker_index or 1
+        configure_logs(SETTINGS.log_format, worker)
         self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
         APP.state.engine = self.engine
 
@@ -53,11 +57,13 @@ PipeprobeService = bentoml.service(
     workers=SETTINGS.workers,
     traffic={"timeout": SETTINGS.deadline_s + _BACKSTOP_S},
     metrics={"enabled": False},
-    logging={"access": {"enabled": bool(SETTINGS.access_log)}},
-    tracing=tracing_settings(),
+    logging={"access": {"enabled": False}},
+    tracing=tracing_settings(SETTINGS.trace_endpoint, SETTINGS.trace_share),
 )(Worker)
 PipeprobeService.mount_asgi_app(APP)
-PipeprobeService.add_asgi_middleware(ProblemMiddleware, telemetry=TELEMETRY)
+PipeprobeService.add_asgi_middleware(
+    ProblemMiddleware, recorder=Recorder(telemetry=TELEMETRY, log_requests=bool(SETTINGS.access_log))
+)
 PipeprobeService.add_asgi_middleware(AccessGuard, settings=SETTINGS, telemetry=TELEMETRY)
 # The last is the innermost: what lies before it sees every request.
 PipeprobeService.add_asgi_middleware(DirectRoutes, target=APP)

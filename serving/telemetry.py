@@ -2,21 +2,27 @@
 
 Labels are pair, version and closed sets (stage, route template, verdict, reason): never a path or a file
 name, which callers could make up without end. BentoML gives its workers PROMETHEUS_MULTIPROC_DIR, in which
-each writes its values; whichever worker is asked adds up all of them.
+each writes its values; whichever worker is asked adds up all of them. What is counted is declared here; what is
+looked up only when somebody asks is in `serving.scrape` and `serving.drift_metrics`.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from serving.drift_metrics import WINDOW_FILES, DriftMetrics, worker_of_window
 from serving.metrics_summary import STAGE_METRIC, STAGES
 from serving.promotion_metrics import PromotionMetrics
+from serving.scrape import GpuCollector, ProcessCollector
 
 __all__ = ["CONTENT_TYPE_LATEST", "PairTelemetry", "Telemetry"]
 
@@ -29,6 +35,12 @@ _FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SCORES = tuple(step / 20 for step in range(1, 21))
 
 _MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PACKAGES = {
+    "version": "pipeprobe",
+    "python": "",
+    "bentoml": "bentoml",
+    "onnxruntime": "onnxruntime-gpu",
+}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -65,6 +77,13 @@ class Telemetry:
         self._requests = Counter(
             "pipeprobe_requests", "Answered requests", ("route", "method", "status"), registry=kept
         )
+        self._seconds = Histogram(
+            "pipeprobe_request_seconds",
+            "Seconds from a request's headers to the last byte of its answer, whatever that is",
+            ("route",),
+            buckets=_SECONDS,
+            registry=kept,
+        )
         self._verdicts = Counter("pipeprobe_verdicts", "Verdicts", (*pair, "operating_point", "verdict"), registry=kept)
         self._scores = Histogram("pipeprobe_score", "Scores", pair, buckets=_SCORES, registry=kept)
         self._rejected = Counter(
@@ -77,14 +96,31 @@ class Telemetry:
             multiprocess_mode="livemax",
             registry=kept,
         )
+        self._build = Gauge(
+            "pipeprobe_build_info",
+            "1, and the versions of what is running",
+            tuple(_PACKAGES),
+            multiprocess_mode="livemax",
+            registry=kept,
+        )
         self.in_flight = self._in_flight
         self.promotions = PromotionMetrics(kept)
         self._served: dict[tuple[str, str], tuple[str, ...]] = {}
         forget_dead_workers()
+        self._build.labels(**{label: _version(package) for label, package in _PACKAGES.items()}).set(1)
+        folder = os.environ.get(_MULTIPROC_VARIABLE)
+        self.drift = DriftMetrics(Path(folder) if folder else None)
+        self._uses_gpu = False
+        # Asked when the page is made, in whichever worker makes it.
+        self._looked_up = (ProcessCollector(worker_ids), GpuCollector(lambda: self._uses_gpu), self.drift)
+        if folder is None:
+            for collector in self._looked_up:
+                kept.register(collector)
 
-    def request(self, route: str, method: str, status: int) -> None:
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is a template such as `/v2/models/{name}`."""
         self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
 
     def rejected(self, reason: str) -> None:
         """Count a refused frame or request under the slug of its problem."""
@@ -110,18 +146,23 @@ class Telemetry:
     ) -> None:
         """Say that this pair is served, and on what."""
         labels = (pair, version, encoder, method, variant, device, provider)
+        self._uses_gpu |= device != "cpu"
         self._served[pair, version] = labels
         self._info.labels(*labels).set(1)
 
     def withdrawn(self, pair: str, version: str) -> None:
         """Say that this worker serves a pair no longer."""
         self._info.labels(*self._served.pop((pair, version))).set(0)
+        self.drift.forget(pair, version)
 
     def exposition(self) -> bytes:
         """The page of `/metrics`, added up over all workers where there are several."""
         if _MULTIPROC_VARIABLE not in os.environ:
             return generate_latest(self._registry)
+        forget_dead_workers()
         registry = CollectorRegistry()
+        for collector in self._looked_up:
+            registry.register(collector)
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no annotations
         return generate_latest(registry)
 
@@ -150,18 +191,49 @@ class PairTelemetry:
         self.verdicts[operating_point, verdict].inc()
 
 
+def worker_ids() -> list[int]:
+    """Process ids of the workers that are alive; this process where there is only one."""
+    folder = os.environ.get(_MULTIPROC_VARIABLE)
+    if folder is None:
+        return [os.getpid()]
+    return sorted(pid for pid in {_worker_of(path) for path in _live_files(Path(folder))} if psutil.pid_exists(pid))
+
+
 def forget_dead_workers() -> None:
-    """Drop the gauges of workers that were killed; they would be added up for ever."""
+    """Drop the gauges and windows of workers that were killed; they would be added up for ever."""
     folder = os.environ.get(_MULTIPROC_VARIABLE)
     if folder is None:
         return
-    for path in Path(folder).glob("gauge_live*_*.db"):
-        pid = path.stem.rpartition("_")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").is_dir():
+    for path in _live_files(Path(folder)):
+        if not psutil.pid_exists(_worker_of(path)):
             path.unlink(missing_ok=True)
 
 
 def forget_this_worker() -> None:
-    """Drop the gauges of this process, at its orderly end."""
-    if _MULTIPROC_VARIABLE in os.environ:
-        multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]  # it has no annotations
+    """Drop the gauges and windows of this process, at its orderly end."""
+    folder = os.environ.get(_MULTIPROC_VARIABLE)
+    if folder is None:
+        return
+    multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]  # it has no annotations
+    for path in _live_files(Path(folder)):
+        if _worker_of(path) == os.getpid():
+            path.unlink(missing_ok=True)
+
+
+def _live_files(folder: Path) -> list[Path]:
+    """Files of one worker each that say something only while it lives."""
+    return [*folder.glob("gauge_live*_*.db"), *folder.glob(WINDOW_FILES)]
+
+
+def _worker_of(path: Path) -> int:
+    return int(worker_of_window(path) if path.suffix != ".db" else path.stem.rpartition("_")[2])
+
+
+def _version(package: str) -> str:
+    """Version of an installed distribution; `source` where the code is not installed, as in a Bento."""
+    if not package:
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "source" if package == "pipeprobe" else "unknown"

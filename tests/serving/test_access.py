@@ -25,6 +25,7 @@ from serving.commands.serve import command as serve
 from serving.errors import ConfigError
 from serving.limits import Settings
 from serving.problem import ProblemMiddleware
+from serving.request_record import Recorder
 from serving.telemetry import Telemetry
 
 PATHS = ("/v1/score", "/v1/score/batch", "/v2", "/v2/models", "/docs", "/docs.json", "/", "/made/up", "/livez/x")
@@ -38,7 +39,7 @@ def ask(settings: Settings, path: str = "/who", headers: dict[str, str] | None =
     """One request through the guard, in a process that listens nowhere."""
     telemetry = Telemetry(CollectorRegistry())
     inner = Starlette(routes=[Route(path, _caller) for path in ("/who", "/metrics", *OPEN_PATHS)])
-    app = ProblemMiddleware(AccessGuard(inner, settings, telemetry), telemetry)
+    app = ProblemMiddleware(AccessGuard(inner, settings, telemetry), Recorder(telemetry=telemetry, log_requests=False))
 
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

@@ -21,6 +21,7 @@ from serving.errors import (
     RequestError,
 )
 from serving.problem import ProblemMiddleware, problem_of
+from serving.request_record import Recorder
 from serving.telemetry import Telemetry
 
 
@@ -39,7 +40,7 @@ async def _fine(_: Request) -> Response:
 def ask(path: str, telemetry: Telemetry) -> httpx.Response:
     """One request through the middleware around a foreign application."""
     inner = Starlette(routes=[Route("/fault", _fault), Route("/busy", _busy), Route("/fine", _fine)])
-    app = ProblemMiddleware(inner, telemetry)
+    app = ProblemMiddleware(inner, Recorder(telemetry=telemetry, log_requests=False))
 
     async def main() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import os
+import platform
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ from support.live_service import live_service
 from support.tiny_pair import grey_frames, red_frames, write_tiny_pair
 
 from serving.metrics_summary import summarise_histograms
-from serving.telemetry import Telemetry, forget_dead_workers
+from serving.telemetry import Telemetry, forget_dead_workers, worker_ids
 
 N_RED, N_GREY, N_BAD = 30, 20, 5
 
@@ -69,6 +71,13 @@ def test_every_worker_gives_the_sum_of_all(service: str) -> None:
         assert found["pipeprobe_rejected_total"][frozenset({("reason", "not-an-image")})] == N_BAD
         assert found["pipeprobe_queue_frames"][labels()] == 0
         assert found["pipeprobe_requests_in_flight"][frozenset()] == 0
+        assert found["pipeprobe_request_seconds_count"][frozenset({("route", "/v1/score")})] == N_RED + N_GREY + N_BAD
+        assert found["pipeprobe_workers"][frozenset()] == 2
+        # Two Python processes with a session each; neither one of them alone nor the whole machine.
+        assert 80e6 < found["pipeprobe_resident_memory_bytes"][frozenset()] < 4e9
+        assert found["pipeprobe_open_files"][frozenset()] > 10
+        assert found["pipeprobe_cpu_seconds_total"][frozenset()] > 0.1
+        assert "pipeprobe_gpu_memory_bytes" not in found
     (info,) = found["pipeprobe_pair_info"]
     assert {("device", "cpu"), ("variant", "fp32"), ("pair", "tiny")} <= info
 
@@ -91,13 +100,24 @@ def test_summary_of_a_real_page(service: str) -> None:
 def test_gauges_of_killed_workers_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     dead = 2**22 + 1  # above the largest process id of Linux
-    for name in (f"gauge_livesum_{dead}.db", f"gauge_livesum_{os.getpid()}.db", f"counter_{dead}.db"):
+    alive = os.getpid()
+    kept = {f"gauge_livesum_{alive}.db", f"counter_{dead}.db", f"drift@{alive}@tiny@1.0.0@fp32"}
+    for name in {f"gauge_livesum_{dead}.db", f"drift@{dead}@tiny@1.0.0@fp32"} | kept:
         (tmp_path / name).touch()
+    assert worker_ids() == [alive]
     forget_dead_workers()
-    assert {path.name for path in tmp_path.iterdir()} == {f"gauge_livesum_{os.getpid()}.db", f"counter_{dead}.db"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_the_build_is_named() -> None:
+    (labelled,) = samples(Telemetry(CollectorRegistry()).exposition().decode())["pipeprobe_build_info"]
+    build = dict(labelled)
+    assert build["python"] == platform.python_version()
+    assert build["bentoml"] == importlib.metadata.version("bentoml")
+    assert all(build.values())
 
 
 def test_unknown_methods_share_a_label() -> None:
     telemetry = Telemetry(CollectorRegistry())
-    telemetry.request("other", "BREW", 405)
+    telemetry.request("other", "BREW", 405, 0.01)
     assert 'method="other"' in telemetry.exposition().decode()
