@@ -1,6 +1,7 @@
 """The HTTP routes: what goes in and out of the engine. Mounted into BentoML by `serving.service`.
 
 POST /v1/score[/batch|/raw]             frames to verdicts: `serving.scoring_routes`
+     /v1/videos[/...]                   whole videos, as jobs: `serving.jobs.routes`
 *    /v2/...                            Open Inference Protocol: `serving.inference_protocol`
 GET  /metrics, /docs.json, /docs, /     Prometheus, OpenAPI, its page, and a page for people
 """
@@ -19,6 +20,8 @@ from starlette.routing import Route
 from serving import inference_protocol
 from serving.engine import Engine
 from serving.errors import PipeprobeError
+from serving.jobs.desk import JobDesk, NoDesk
+from serving.jobs.routes import ROUTES as JOB_ROUTES
 from serving.openapi import docs_page, home_page, openapi_document
 from serving.problem import answer_disconnect, answer_error
 from serving.routing import engine_of
@@ -29,11 +32,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app() -> Starlette:
-    """The mounted application; `app.state.engine` must be set before its lifespan begins."""
+    """The mounted application; `app.state.engine` and `app.state.jobs` must be set before its lifespan begins."""
     routes: list[tuple[str, str, Handler]] = [
         ("POST", "/v1/score", score_one),
         ("POST", "/v1/score/batch", score_batch),
         ("POST", "/v1/score/raw", score_raw),
+        *JOB_ROUTES,
         *inference_protocol.ROUTES,
         ("GET", "/metrics", metrics),
         ("GET", "/docs.json", openapi),
@@ -71,10 +75,13 @@ async def home(request: Request) -> Response:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     engine: Engine = app.state.engine
+    jobs: JobDesk | NoDesk = app.state.jobs
     engine.start()
+    jobs.start()
     try:
         yield
     finally:
+        await run_in_threadpool(jobs.stop)
         await engine.stop()
 
 

@@ -25,7 +25,8 @@ from serving.metrics_summary import summarise_histograms
 from serving.pair import find_pair, models_root
 from serving.scorer import Scorer
 from serving.truth_check import TruthCheck, check_findings
-from serving.videos import VideoSettings, score_videos
+from serving.video_settings import VideoSettings
+from serving.videos import score_videos
 
 SAMPLES = Path(__file__).parent / "samples"
 INSPECTION = SAMPLES / "inspection.mp4"

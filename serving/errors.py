@@ -17,7 +17,13 @@
     ├── UnauthorizedError              401  no API key, or none that is known
     ├── ForbiddenError                 403  the API key is for something else
     ├── OverloadedError                503  too much work queued; try again after `retry_after_s`
-    │   └── CallerBusyError            429  this caller has as many requests going as one may have
+    │   ├── CallerBusyError            429  this caller has as many requests going as one may have
+    │   ├── TooManyJobsError           429  as many video jobs wait as are allowed
+    │   └── StorageFullError           507  no disk space is left for another video job
+    ├── JobError                       409  the video job is not in a state that allows this
+    │   ├── JobsOffError               404  this service takes no video jobs
+    │   ├── JobNotFoundError           404  no video job, or none of its files, has that name
+    │   └── IdempotencyError           422  the Idempotency-Key was used for another request
     ├── DataError                      400  training data contradict themselves or the format
     └── ConfigError                    400  a setting is unknown or out of range
 
@@ -175,6 +181,54 @@ class CallerBusyError(OverloadedError):
     status = 429
     slug = "too-many-requests"
     title = "Too many requests at once"
+
+
+class TooManyJobsError(OverloadedError):
+    """As many video jobs wait as are allowed."""
+
+    status = 429
+    slug = "too-many-jobs"
+    title = "Too many video jobs"
+
+
+class StorageFullError(OverloadedError):
+    """The disk, or the share of it that video jobs may fill, has no room for another one."""
+
+    status = 507
+    slug = "storage-full"
+    title = "No space for another video"
+
+
+class JobError(PipeprobeError):
+    """The video job is not in a state that allows this."""
+
+    status = 409
+    slug = "job-state"
+    title = "Not possible in the job's state"
+
+
+class JobsOffError(JobError):
+    """This service takes no video jobs."""
+
+    status = 404
+    slug = "jobs-off"
+    title = "Video jobs are off"
+
+
+class JobNotFoundError(JobError):
+    """No video job, or none of its files, has that name."""
+
+    status = 404
+    slug = "job-not-found"
+    title = "No such video job"
+
+
+class IdempotencyError(JobError):
+    """The Idempotency-Key was used for a request that asked for something else."""
+
+    status = 422
+    slug = "idempotency-key-reused"
+    title = "Idempotency-Key was used before"
 
 
 class DataError(PipeprobeError):

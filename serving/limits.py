@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -123,6 +124,25 @@ class Settings(BaseSettings):
         "", "a URL", "where spans go by OTLP/HTTP, as http://collector:4318/v1/traces; none: nowhere"
     )
     trace_share: float = _number(1.0, 0, 1, "share of requests traced, of those that come without a traceparent")
+    jobs: str = _text(
+        "", "a folder, or off", "folder of the video jobs; none: pipeprobe/jobs in $XDG_STATE_HOME or ~/.local/state"
+    )
+    video_root: str = _text("", "a folder", "folder whose videos a job may name by path; none: uploads only")
+    max_video_bytes: int = _number(8192 * _MIB, 1024, 2**42, "bytes of one uploaded video; above: 413")
+    max_uploads: int = _number(4, 1, 1000, "videos being uploaded at the same time; above: 503")
+    upload_timeout_s: float = _number(3600.0, 1, 10**6, "seconds that one upload may take; above: 504")
+    max_jobs: int = _number(100, 1, 10**6, "video jobs that wait or run, of all workers; above: 429")
+    max_jobs_kept: int = _number(1000, 1, 10**6, "ended video jobs that are kept; the oldest go first")
+    max_jobs_bytes: int = _number(50 * 1024 * _MIB, _MIB, 2**50, "bytes of all videos and results of jobs; above: 507")
+    min_free_bytes: int = _number(1024 * _MIB, 0, 2**50, "bytes of the disk that video jobs leave free; below: 507")
+    jobs_running: int = _number(1, 1, 64, "video jobs that run at the same time, of all workers")
+    job_threads: int = _number(1, 1, 256, "CPU threads of one video job's session")
+    job_nice: int = _number(10, 0, 19, "how far video jobs stand back behind live frames, as of the command nice")
+    job_attempts: int = _number(3, 1, 100, "times that a video job is begun, if its process is killed, before it fails")
+    job_timeout_s: float = _number(6 * 3600.0, 1, 10**7, "seconds that one video job may run before it fails")
+    job_lease_s: float = _number(15.0, 1, 3600, "seconds after which a video job whose process is gone is taken again")
+    keep_upload_h: float = _number(0.0, 0, 10**5, "hours that an uploaded video is kept after its job has ended")
+    keep_result_h: float = _number(168.0, 0.001, 10**5, "hours that an ended video job and its results are kept")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -184,6 +204,14 @@ class Settings(BaseSettings):
     def _check_trace_endpoint(cls, url: str) -> str:
         _check(url == "" or url.startswith(("http://", "https://")), "trace_endpoint", url, "an http(s):// URL")
         return url
+
+    @field_validator("jobs", "video_root")
+    @classmethod
+    def _check_folder(cls, name: str, info: ValidationInfo) -> str:
+        # The workers run in another folder than the one in which the service was started.
+        is_absolute = Path(name).is_absolute() or name == "" or (info.field_name == "jobs" and name.lower() == "off")
+        _check(is_absolute, info.field_name or "", name, "an absolute path")
+        return name
 
     @model_validator(mode="after")
     def _check_each_against_others(self) -> Self:

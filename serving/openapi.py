@@ -24,6 +24,7 @@ from serving.errors import (
     UnauthorizedError,
 )
 from serving.infer_tensors import HEADER_LENGTH, MAX_JSON_BYTES
+from serving.jobs.openapi import job_paths, job_schemas
 from serving.limits import Settings
 from serving.manifest import OUTPUTS, Manifest
 
@@ -72,6 +73,7 @@ def openapi_document(settings: Settings) -> dict[str, Any]:
             "/v1/score": {"post": _score_one(settings)},
             "/v1/score/batch": {"post": _score_batch(settings)},
             "/v1/score/raw": {"post": _score_raw(settings)},
+            **job_paths(settings),
             "/v2": {"get": _get("Server metadata (Open Inference Protocol)")},
             "/v2/health/live": {"get": _get("Liveness")},
             "/v2/health/ready": {"get": _get("Readiness")},
@@ -89,7 +91,7 @@ def openapi_document(settings: Settings) -> dict[str, Any]:
             "/readyz": {"get": _get("Readiness: pairs loaded and warmed up", media_type="text/plain")},
             "/metrics": {"get": _get("Prometheus metrics", media_type="text/plain")},
         },
-        "components": {"schemas": _schemas(), "securitySchemes": _SECURITY},
+        "components": {"schemas": _schemas() | job_schemas(), "securitySchemes": _SECURITY},
         # None, where the service asks for none.
         "security": [{}, *({name: []} for name in _SECURITY)],
     }

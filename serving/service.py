@@ -16,6 +16,7 @@ from serving.app import create_app
 from serving.direct_routes import DirectRoutes
 from serving.engine import Engine
 from serving.http_protocol import use_bounded_protocol
+from serving.jobs.desk import open_desk
 from serving.limits import Settings
 from serving.logs import configure_logs
 from serving.problem import ProblemMiddleware
@@ -29,7 +30,7 @@ TELEMETRY = Telemetry()
 APP = create_app()
 use_bounded_protocol()
 
-# Only for what never reaches our own deadline; ours answers first, with a problem document.
+# Only for what never reaches our own deadlines; ours answer first, with a problem document.
 _BACKSTOP_S = 30
 
 
@@ -44,6 +45,7 @@ class Worker:
         configure_logs(SETTINGS.log_format, worker)
         self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
         APP.state.engine = self.engine
+        APP.state.jobs = open_desk(SETTINGS, self.engine)
 
     async def __is_ready__(self) -> bool:
         return self.engine.ready
@@ -55,7 +57,7 @@ class Worker:
 PipeprobeService = bentoml.service(
     name="pipeprobe",
     workers=SETTINGS.workers,
-    traffic={"timeout": SETTINGS.deadline_s + _BACKSTOP_S},
+    traffic={"timeout": max(SETTINGS.deadline_s, SETTINGS.upload_timeout_s) + _BACKSTOP_S},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     tracing=tracing_settings(SETTINGS.trace_endpoint, SETTINGS.trace_share),

@@ -117,6 +117,11 @@ class Telemetry:
             for collector in self._looked_up:
                 kept.register(collector)
 
+    @property
+    def registry(self) -> CollectorRegistry:
+        """For metrics that are declared beside what they count."""
+        return self._registry
+
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is a template such as `/v2/models/{name}`."""
         self._requests.labels(route, method if method in _METHODS else "other", str(status)).inc()

@@ -56,6 +56,7 @@ def command(
       curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:3000/v1/score
     """
     from serving.access import check_access
+    from serving.jobs.desk import check_folders
     from serving.limits import PREFIX, Settings
     from serving.pair import models_root
 
@@ -65,6 +66,7 @@ def command(
     settings = Settings.from_env()
     _check_address(host, port)
     check_access(settings, host)
+    check_folders(settings)
     served = _check_pairs(settings)
     url_host = f"[{host}]" if ":" in host else host
     click.echo(

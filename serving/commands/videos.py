@@ -18,7 +18,8 @@ from serving.golden import verify_golden
 from serving.pair import find_pair, models_root
 from serving.scorer import Scorer
 from serving.video import VideoInfo
-from serving.videos import VideoResult, VideoSettings, find_videos, score_videos
+from serving.video_settings import VideoSettings
+from serving.videos import VideoResult, find_videos, score_videos
 
 _DEFAULTS = VideoSettings()
 

@@ -20,7 +20,8 @@ from serving.durable import sha256_file
 from serving.errors import ConfigError, OperatingPointNotFoundError, PipeprobeError
 from serving.pair import load_pair
 from serving.scorer import Scorer
-from serving.videos import VideoResult, VideoSettings, find_videos, output_folders, score_videos
+from serving.video_settings import VideoSettings
+from serving.videos import VideoResult, find_videos, output_folders, score_videos
 
 EVERY_S = 0.5
 RED_S = (4.0, 7.0)

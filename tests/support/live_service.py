@@ -103,13 +103,14 @@ def started(command: list[str], *, cwd: Path, env: Mapping[str, str], log: Path)
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """This process's environment without what points at a source tree, pairs, or a BentoML home in use."""
+    """This process's environment without what points at a source tree, pairs, jobs, or a BentoML home in use."""
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("PIPEPROBE_", "BENTOML_", "PROMETHEUS_")) and key != "PYTHONPATH"
     }
-    return kept | {"BENTOML_HOME": str(home / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+    ours = {"BENTOML_HOME": str(home / "bentoml"), "PIPEPROBE_JOBS": str(home / "jobs")}
+    return kept | ours | {"BENTOML_DO_NOT_TRACK": "True"}
 
 
 def free_port() -> int:

@@ -114,6 +114,24 @@ def write_h264(path: Path, paint: Painter, *, seconds: float, gop: int = 250, st
     return write_video(path, paint, seconds=seconds, codec="libx264", gop=gop, start_s=start_s, options=options)
 
 
+def repeat(source: Path, target: Path, *, times: int) -> Path:
+    """An MP4's pictures over and over, without the cost of encoding them again; times go on from turn to turn."""
+    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
+        stream = reader.streams.video[0]
+        out = writer.add_stream_from_template(stream)
+        packets = [packet for packet in reader.demux(stream) if packet.size]
+        first = min(packet.dts for packet in packets)
+        length = round(len(packets) / (stream.average_rate * packets[0].time_base))
+        times_of = [(packet.pts - first, packet.dts - first) for packet in packets]
+        for turn in range(times):
+            for packet, (pts, dts) in zip(packets, times_of, strict=True):
+                # Muxing rescales the packet's stamps in place, so they are set anew each time.
+                packet.stream, packet.time_base = out, stream.time_base
+                packet.pts, packet.dts = pts + turn * length, dts + turn * length
+                writer.mux(packet)
+    return target
+
+
 def write_audio_only(path: Path) -> Path:
     """A file with sound and no picture."""
     with av.open(str(path), "w", format="vob" if path.suffix == ".mpg" else None) as container:
