@@ -9,10 +9,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serving.batching import Batcher
 from serving.decode_pool import DecodePool
 from serving.drift_hook import watched_score
-from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError, PairError
+from serving.errors import (
+    CallerBusyError,
+    ConfigError,
+    DeadlineExceededError,
+    OverloadedError,
+    PairError,
+    PipeprobeError,
+)
 from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
 from serving.index_watch import IndexWatch
@@ -20,10 +30,24 @@ from serving.lanes import Lane, Lanes
 from serving.limits import Settings
 from serving.pair import Pair, find_pair, load_folder, models_root
 from serving.pair_index import read_index
-from serving.scorer import Scorer
+from serving.scorer import Scorer, Scores
+from serving.shadow import Shadow
 from serving.telemetry import Telemetry, forget_this_worker
 
 logger = logging.getLogger(__name__)
+
+
+def find_shadow(settings: Settings) -> Pair | None:
+    """The pair in shadow mode, checked file by file; `ConfigError` if it takes other frames than the default."""
+    if not settings.shadow:
+        return None
+    shadow, default = find_pair(models_root(), settings.shadow), find_pairs(settings)[0]
+    if shadow.manifest.image_size != default.manifest.image_size:
+        raise ConfigError(
+            f"PIPEPROBE_SHADOW={settings.shadow} takes frames of {shadow.manifest.image_size} pixels, the default pair "
+            f"{default.name} of {default.manifest.image_size}: the shadow scores the same frames; name another"
+        )
+    return shadow
 
 
 def find_pairs(settings: Settings) -> list[Pair]:
@@ -50,6 +74,7 @@ class Engine:
             [self.open_lane(pair) for pair in find_pairs(settings)] if settings.pair else [self._first()]
         )
         self._watch = self._watch_index()
+        self._shadow = self._open_shadow()
         self._tasks: list[asyncio.Task[None]] = []
         self._requests = 0
         self._of_caller: Counter[str] = Counter()
@@ -59,6 +84,8 @@ class Engine:
         """Begin scoring, and following the default, on the running event loop."""
         for lane in self.lanes:
             lane.batcher.start()
+        if self._shadow is not None:
+            self._shadow.start()
         if self._watch is not None:
             self._tasks.append(asyncio.create_task(self._watch.run()))
 
@@ -74,6 +101,8 @@ class Engine:
     def _end_threads(self) -> None:
         for lane in self.lanes:
             lane.batcher.stop()
+        if self._shadow is not None:
+            self._shadow.stop()
         self._pool.shutdown()
         forget_this_worker()
 
@@ -156,7 +185,7 @@ class Engine:
             models_root(),
             self.lanes,
             open_lane=self.open_lane,
-            closed=lambda lane: self.telemetry.withdrawn(lane.name, lane.version),
+            closed=self._closed,
             metrics=metrics,
             every_s=settings.watch_s,
             keep=settings.keep_versions,
@@ -165,16 +194,7 @@ class Engine:
     def open_lane(self, pair: Pair) -> Lane:
         """A lane that is warmed up and verified, and not started yet; takes seconds, in any thread."""
         settings = self.settings
-        device = settings.device_of(self._worker)
-        scorer = Scorer(
-            pair,
-            device=device,
-            variant=settings.variant or None,
-            threads=settings.session_threads(),
-            max_batch=settings.batch_of(device),
-        )
-        scorer.warm_up()
-        verify_golden(scorer)
+        scorer = self._open_scorer(pair, settings.session_threads())
         manifest, limits = pair.manifest, settings.decode_limits
         metrics = self.telemetry.pair(manifest.name, manifest.version, manifest.operating_points)
         self.telemetry.serves(
@@ -187,11 +207,19 @@ class Engine:
             provider=scorer.provider,
         )
 
+        watched = watched_score(scorer, self.telemetry.drift, settings)
+
+        def score(frames: NDArray[np.uint8]) -> Scores:
+            scores = watched(frames)
+            if self._shadow is not None and self.default.scorer is scorer:
+                self._shadow.offer(manifest, frames, scores)
+            return scores
+
         def decode(data: bytes) -> Frame:
             return decode_bytes(data, manifest.image_size, limits)
 
         batcher = Batcher(
-            watched_score(scorer, self.telemetry.drift, settings),
+            score,
             pool=self._pool,
             max_batch=scorer.max_batch,
             max_frames=settings.max_queue,
@@ -199,6 +227,45 @@ class Engine:
             n_scorers=settings.scorers_of(device),
         )
         return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode)
+
+    def _open_scorer(self, pair: Pair, threads: int) -> Scorer:
+        """A session that is warmed up and verified."""
+        settings = self.settings
+        device = settings.device_of(self._worker)
+        scorer = Scorer(
+            pair,
+            device=device,
+            variant=settings.variant or None,
+            threads=threads,
+            max_batch=settings.batch_of(device),
+        )
+        scorer.warm_up()
+        verify_golden(scorer)
+        return scorer
+
+    def _open_shadow(self) -> Shadow | None:
+        """The candidate in shadow mode; a broken one is left out, since it must not fail live answers."""
+        settings = self.settings
+        if not settings.shadow:
+            return None
+        try:
+            # One thread, so that giving way is a matter of that thread alone.
+            scorer = self._open_scorer(find_pair(models_root(), settings.shadow), threads=1)
+        except PipeprobeError:
+            logger.exception("the shadow %s cannot be used; the service goes on without it", settings.shadow)
+            return None
+        candidate = scorer.pair.manifest
+        return Shadow(
+            candidate,
+            scorer.score,
+            is_busy=lambda: self.default.batcher.frames > 0,
+            max_frames=settings.shadow_queue,
+            metrics=self.telemetry.shadows.of(candidate),
+        )
+
+    def _closed(self, lane: Lane) -> None:
+        if lane.version not in self.lanes.versions(lane.name):
+            self.telemetry.withdrawn(lane.name, lane.version)
 
 
 class RequestBudget:

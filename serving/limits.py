@@ -87,6 +87,8 @@ class Settings(BaseSettings):
         2.0, 0, 3600, "seconds between looks at models/index.json for another default, if pair is empty; 0: never"
     )
     keep_versions: int = _number(1, 0, 16, "defaults of before that stay served after a promotion, by their version")
+    shadow: str = _text("", "NAME or NAME@VERSION", "candidate that scores the default pair's frames as well, unseen")
+    shadow_queue: int = _number(256, 1, 100_000, "frames that wait for the shadow; above: dropped and counted")
     device: Names = _text(
         ("cpu",), "names", "cpu, cuda or cuda:INDEX; of a list, the worker with index i takes the i-th, in turn"
     )
@@ -175,6 +177,12 @@ class Settings(BaseSettings):
         for name in names:
             _check(is_pair_reference(name), "pair", name, "NAME or NAME@VERSION of folders under models/")
         return names
+
+    @field_validator("shadow")
+    @classmethod
+    def _check_shadow(cls, name: str) -> str:
+        _check(not name or is_pair_reference(name), "shadow", name, "NAME or NAME@VERSION of a folder under models/")
+        return name
 
     @field_validator("device")
     @classmethod

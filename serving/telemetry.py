@@ -23,6 +23,7 @@ from serving.drift_metrics import WINDOW_FILES, DriftMetrics, worker_of_window
 from serving.metrics_summary import STAGE_METRIC, STAGES
 from serving.promotion_metrics import PromotionMetrics
 from serving.scrape import GpuCollector, ProcessCollector
+from serving.shadow_metrics import ShadowFamilies
 
 __all__ = ["CONTENT_TYPE_LATEST", "PairTelemetry", "Telemetry"]
 
@@ -105,6 +106,7 @@ class Telemetry:
         )
         self.in_flight = self._in_flight
         self.promotions = PromotionMetrics(kept)
+        self.shadows = ShadowFamilies(kept)
         self._served: dict[tuple[str, str], tuple[str, ...]] = {}
         forget_dead_workers()
         self._build.labels(**{label: _version(package) for label, package in _PACKAGES.items()}).set(1)
@@ -157,7 +159,9 @@ class Telemetry:
 
     def withdrawn(self, pair: str, version: str) -> None:
         """Say that this worker serves a pair no longer."""
-        self._info.labels(*self._served.pop((pair, version))).set(0)
+        labels = self._served.pop((pair, version), None)
+        if labels is not None:
+            self._info.labels(*labels).set(0)
         self.drift.forget(pair, version)
 
     def exposition(self) -> bytes:

@@ -95,12 +95,13 @@ def _serve(host: str, port: int) -> None:
 def _check_pairs(settings: Settings) -> str:
     """Names and versions of the pairs; raises here, once, what would otherwise end worker after worker."""
     from serving.devices import import_onnxruntime, parse_device
-    from serving.engine import find_pairs
+    from serving.engine import find_pairs, find_shadow
     from serving.scorer import default_variant
 
     import_onnxruntime()
     pairs = find_pairs(settings)
-    for pair in pairs:
+    shadow = find_shadow(settings)
+    for pair in [*pairs, shadow] if shadow else pairs:
         for device in settings.device:
             pair.variant_path(settings.variant or default_variant(pair.manifest, parse_device(device)))
     if any(parse_device(device).kind == "cuda" for device in settings.device):
