@@ -224,7 +224,7 @@ class Engine:
             max_batch=scorer.max_batch,
             max_frames=settings.max_queue,
             observer=metrics,
-            n_scorers=settings.scorers_of(device),
+            n_scorers=settings.scorers_of(settings.device_of(self._worker)),
         )
         return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode)
 

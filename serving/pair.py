@@ -4,8 +4,9 @@
     models/<folder>/model.<variant>.onnx, golden.npz, CARD.md
 
 `serving.pair_index` says what the folders are called. Loading checks all of it before a weight is used: the
-manifest's schema, the presence and SHA-256 of each listed file, and that no ONNX or NumPy file lies there
-unlisted. Nothing is ever unpickled, and a folder that holds a pickle is refused.
+manifest's schema, the presence and SHA-256 of each listed file, and that no other file lies there: a model may
+name one, of any name, as where its weights are. Nothing is ever unpickled, and a folder that holds a pickle is
+refused.
 """
 
 from __future__ import annotations
@@ -61,10 +62,9 @@ __all__ = [
     "write_index",
 ]
 
-# Files that some program would load as a model or as arrays must be listed, or one could be slipped in.
-_MUST_BE_LISTED = (".onnx", ".npz", ".npy", ".data", ".bin", ".safetensors")
 # Loading one runs what it says. Nothing here does, but somebody who finds it beside a model would.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt")
+_OF_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini")
 _EXPORT_AGAIN = "restore the folder from where it was published, or export the pair again"
 
 
@@ -159,12 +159,11 @@ def _check_folder(path: Path, manifest: Manifest) -> None:
         if not (path / file).is_file():
             raise PairInvalidError(f"{path}: {file}, listed in the manifest, is missing; {_EXPORT_AGAIN}")
     for file_path in sorted(path.rglob("*")):
-        listed = file_path.parent == path and file_path.name in manifest.files
+        relative = file_path.relative_to(path)
         if file_path.suffix.lower() in _PICKLES:
-            relative = file_path.relative_to(path)
             raise PairInvalidError(f"{path}: {relative} may be a pickle, which can run code when it is read; remove it")
-        if file_path.suffix.lower() in _MUST_BE_LISTED and not listed:
-            relative = file_path.relative_to(path)
+        is_listed = str(relative) in manifest.files or str(relative) == MANIFEST_FILE
+        if not is_listed and not file_path.is_dir() and file_path.name not in _OF_FILE_MANAGERS:
             raise PairInvalidError(f"{path}: {relative} is not listed in the manifest; remove it")
 
 

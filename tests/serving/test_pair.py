@@ -131,7 +131,9 @@ def test_a_changed_file_is_named_with_both_digests_and_the_remedy(models: Path) 
     assert load_pair(models / "tiny", verify=False).name == "tiny"
 
 
-@pytest.mark.parametrize("file", ["other.onnx", "extra.NPZ", "sub/model.onnx", "model.onnx.data", "weights.bin"])
+@pytest.mark.parametrize(
+    "file", ["other.onnx", "extra.NPZ", "sub/model.onnx", "model.onnx.data", "weights.bin", "notes.md", ".w"]
+)
 def test_unlisted_model_files_are_refused(models: Path, file: str) -> None:
     path = models / "tiny" / file
     path.parent.mkdir(exist_ok=True)
