@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.drift_reference import load_reference
 from serving.errors import PairError
 from serving.golden import verify_golden
 from serving.pair import INDEX_FILE, Pair, find_pair, load_folder
@@ -24,13 +25,16 @@ class Promotion:
 def verify_pair(pair: Pair, *, device: str = "cpu", variants: Iterable[str] = ()) -> dict[str, dict[str, float]]:
     """Re-score the golden outputs of a pair whose files were checked when it was loaded, as a service would.
 
+    Its drift reference, if it ships one, is read as well.
+
     Returns the largest deviation of each output (see `golden.GOLDEN_ATOL` for its unit), by variant: those named,
     or all that the pair has. Raises `PairNotFoundError`, `PairInvalidError` and `DeviceError`.
     """
-    return {
-        variant: verify_golden(Scorer(pair, device=device, variant=variant))
-        for variant in tuple(variants) or tuple(pair.manifest.variants)
-    }
+    deviations = {}
+    for variant in tuple(variants) or tuple(pair.manifest.variants):
+        deviations[variant] = verify_golden(Scorer(pair, device=device, variant=variant))
+        load_reference(pair, variant)
+    return deviations
 
 
 def promote(models: Path, reference: str, *, device: str = "cpu") -> Promotion:

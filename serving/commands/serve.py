@@ -95,7 +95,7 @@ def _serve(host: str, port: int) -> None:
 def _check_pairs(settings: Settings) -> str:
     """Names and versions of the pairs; raises here, once, what would otherwise end worker after worker."""
     from serving.devices import import_onnxruntime, parse_device
-    from serving.engine import find_pairs, find_shadow
+    from serving.opening import find_pairs, find_shadow
     from serving.scorer import default_variant
 
     import_onnxruntime()
@@ -114,7 +114,7 @@ def _check_cuda(settings: Settings) -> None:
     code = (
         "import sys\n"
         "from serving.errors import PipeprobeError\n"
-        "from serving.engine import find_pairs\n"
+        "from serving.opening import find_pairs\n"
         "from serving.limits import Settings\n"
         "from serving.scorer import Scorer\n"
         "settings = Settings.from_env()\n"
