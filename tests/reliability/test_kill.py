@@ -1,0 +1,193 @@
+"""Processes killed under load: answers are right or fail cleanly, and the service is back. `make test-kill`."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from reliability import scale
+from reliability.frames import KnownFrame, known_frames, models_for, served
+from support.live_service import LiveService
+
+from serving.client import Client, Retries
+
+CALLERS = 4
+# What is promised, and what a machine with other work is given where the suite runs as a whole.
+BACK_S, PATIENCE_S = 10.0, 60.0
+PATIENT = Retries(max_retries=1000, base_s=0.05, cap_s=0.5)
+
+
+class Load:
+    """Callers that never stop, and what became of each request: right, broken off, or refused with a problem."""
+
+    def __init__(self, url: str, frames: list[KnownFrame]) -> None:
+        self._url = url
+        self._frames = frames
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.counts: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.right_at = 0.0
+        self.threads = [
+            threading.Thread(target=self._call if index else self._call_patiently, args=(index,), daemon=True)
+            for index in range(CALLERS + 1)
+        ]
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self.threads:
+            thread.join(timeout=PATIENCE_S)
+            assert not thread.is_alive(), "a request hangs"
+
+    def _call(self, index: int) -> None:
+        """As a simple program does: one attempt, a connection that is kept."""
+        draw = random.Random(index)
+        with httpx.Client(base_url=self._url, timeout=PATIENCE_S) as client:
+            while not self._stop.is_set():
+                frame = draw.choice(self._frames)
+                started_at = time.monotonic()
+                try:
+                    response = client.post("/v1/score", content=frame.data)
+                except httpx.TransportError as error:
+                    self._note(f"broken: {type(error).__name__}")
+                    time.sleep(0.02)
+                    continue
+                self._judge(response, frame, started_at)
+
+    def _judge(self, response: httpx.Response, frame: KnownFrame, started_at: float) -> None:
+        if response.status_code == 200 and frame.is_scored_by(response.json()["score"]):
+            self._note("right", started_at)
+        elif response.headers.get("content-type") == "application/problem+json" and response.status_code == 503:
+            self._note("refused: 503")
+        else:
+            self.faults.append(f"{response.status_code} {response.text[:300]}")
+
+    def _call_patiently(self, index: int) -> None:
+        """As the project's client does: what fails is tried again until it is right."""
+        draw = random.Random(index)
+        with Client(self._url, deadline_s=2 * PATIENCE_S, retries=PATIENT) as client:
+            while not self._stop.is_set():
+                frame = draw.choice(self._frames)
+                try:
+                    right = frame.is_scored_by(client.score(frame.data).score)
+                except Exception as error:
+                    self.faults.append(f"the client gave up: {error!r}")
+                else:
+                    self._note("right, by serving.client") if right else self.faults.append("a wrong score")
+
+    def _note(self, what: str, started_at: float = 0.0) -> None:
+        with self._lock:
+            self.counts[what] += 1
+            self.right_at = max(self.right_at, started_at)
+
+
+@contextmanager
+def load_on(url: str, frames: list[KnownFrame]) -> Iterator[Load]:
+    load = Load(url, frames)
+    load.start()
+    try:
+        yield load
+    finally:
+        load.stop()
+    print(f"\n{dict(sorted(load.counts.items()))}")
+    assert load.faults == []
+    assert load.counts["right"] > 0
+    assert load.counts["right, by serving.client"] > 0
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float) -> float:
+    """Seconds until `condition` holds; fails after `limit_s`."""
+    started_at = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started_at < limit_s, f"{what}: not within {limit_s:g} s"
+        time.sleep(0.02)
+    return time.monotonic() - started_at
+
+
+def kill_worker(service: LiveService, load: Load, limit_s: float) -> None:
+    """Kill one of the workers; there must be as many again, and right answers to what is asked from now on."""
+    before = service.workers()
+    victim = random.Random(load.counts["right"]).choice(before)
+    victim.kill()
+    killed_at = time.monotonic()
+    wait_for(lambda: load.right_at > killed_at, "right answers", limit_s)
+    answered_s = time.monotonic() - killed_at
+    wait_for(lambda: len([w for w in service.workers() if w != victim]) == len(before), "a new worker", limit_s)
+    print(f"worker of {len(before)} killed: right answers after {answered_s:.1f} s")
+
+
+def kill_service(service: LiveService, load: Load, models: Path, limit_s: float, *, supervisor_only: bool) -> None:
+    """Kill the service, start it again as a supervisor of services does, and wait for right answers."""
+    workers = service.workers()
+    if supervisor_only:
+        os.kill(service.process.pid, signal.SIGKILL)
+    else:
+        os.killpg(service.process.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    service.process.wait()
+    assert psutil.wait_procs(workers, timeout=limit_s)[1] == [], "workers outlive their supervisor"
+    with served(models, port=httpx.URL(service.url).port):
+        wait_for(lambda: load.right_at > killed_at, "right answers", limit_s)
+        back_s = time.monotonic() - killed_at
+        what = "the supervisor" if supervisor_only else "everything"
+        print(f"{what} killed and started again: right answers after {back_s:.1f} s")
+        assert back_s < limit_s
+        load.stop()  # before the service does, which is no fault of anybody
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return models_for(tmp_path)
+
+
+@pytest.fixture
+def frames(models: Path) -> list[KnownFrame]:
+    return known_frames(models)
+
+
+def test_a_killed_worker_is_missed_by_nobody_for_long(models: Path, frames: list[KnownFrame]) -> None:
+    with served(models) as service, load_on(service.url, frames) as load:
+        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        kill_worker(service, load, PATIENCE_S)
+
+
+def test_a_killed_service_starts_again(models: Path, frames: list[KnownFrame]) -> None:
+    with served(models) as service, load_on(service.url, frames) as load:
+        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        kill_service(service, load, models, PATIENCE_S, supervisor_only=False)
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_killed_again_and_again(models: Path, frames: list[KnownFrame], workers: int) -> None:
+    with served(models, workers=workers) as service, load_on(service.url, frames) as load:
+        for round_ in range(scale.ROUNDS):
+            wait_for(lambda n=20 * (round_ + 1): load.counts["right"] > n, "load", PATIENCE_S)  # type: ignore[misc]
+            kill_worker(service, load, BACK_S)
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("supervisor_only", [True, False])
+@pytest.mark.parametrize("round_", range(scale.ROUNDS))
+def test_services_killed_again_and_again(
+    models: Path, frames: list[KnownFrame], round_: int, supervisor_only: bool
+) -> None:
+    with served(models) as service, load_on(service.url, frames) as load:
+        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        kill_service(service, load, models, BACK_S, supervisor_only=supervisor_only)
