@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from serving.manifest import Manifest, Metric
 
+CARD_FILE = "CARD.md"
+
 # Metrics worth a reader's time, in this order; the manifest holds all.
 _SHOWN = {
     "auroc": "AUROC",
@@ -56,6 +58,7 @@ def write_card(manifest: Manifest) -> str:
         _operating_points(manifest),
         _calibration(manifest, training["probe"]["calibration_quality"]),
         _variants(manifest, training["gate"]),
+        *([_reference(training["reference"])] if "reference" in training else []),
         _LIMITS,
         _RETRAIN.format(
             method="simclr" if manifest.method in _NOT_PRETRAINED else manifest.method, encoder=manifest.encoder
@@ -71,6 +74,17 @@ def _head(manifest: Manifest) -> str:
         f"Scores sewer-inspection frames as *defect* or *normal*: a {manifest.encoder} encoder "
         f"({manifest.method}) and a linear probe on its frozen features, at {manifest.image_size} px.\n\n"
         f"**Validated on {manifest.validated_on}.**\n"
+    )
+
+
+def _reference(record: dict[str, Any]) -> str:
+    pack = record["pack"]
+    return (
+        "## Drift\n\n"
+        f"`reference.npz` describes scores and embeddings of {record['frames']} frames of {pack['split']} "
+        f"({pack['source']}): counts, means and spreads, no frame. A service measures from it how far its traffic has "
+        "moved. Footage of your own has moved from simulated pipes to begin with: make a reference of it with "
+        "`pipeprobe-train reference`.\n"
     )
 
 

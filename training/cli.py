@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": ("training.commands.sweep", "Run the study: methods, encoders, shares of defects, seeds."),
     "report": ("training.commands.report", "Turn the results of a study into tables, figures and verdicts."),
     "export": ("training.commands.export", "Export encoder and probe as a pair for serving."),
+    "reference": ("training.commands.reference", "Give a pair a reference that drift is measured from."),
     "retrain": ("training.commands.retrain", "Make a new pair from your own footage and labels, the whole way."),
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from serving.drift_reference import Reference
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
 from serving.errors import ConfigError, DataError
 from serving.golden import verify_golden
@@ -27,7 +28,7 @@ from serving.pair_index import new_folder, read_index
 from serving.scorer import Scorer
 from training import runs
 from training.backbones import Encoder
-from training.card import write_card
+from training.card import CARD_FILE, write_card
 from training.data.pack import Pack
 from training.features import check_size, encoder_digest
 from training.gate import (
@@ -45,11 +46,11 @@ from training.metrics import group_ids
 from training.onnx_graph import OPSET, export_graph, run_graph, to_float16
 from training.operating_points import DEFAULT
 from training.probe import FittedProbe, describe_pack, hold_out_groups, load_probe
-from training.provenance import provenance
+from training.provenance import portable, provenance
 from training.quantise import quantise_int8
+from training.reference import reference_record, references_of, write_reference
 
 VARIANTS: tuple[VariantName, ...] = get_args(VariantName)
-CARD_FILE = "CARD.md"
 GOLDEN_FRAMES = 8
 PARITY_FRAMES = 64
 
@@ -101,6 +102,7 @@ class _Judged:
     reports: dict[str, VariantReport]
     parity: dict[str, float]
     golden: dict[str, NDArray[Any]]
+    references: dict[str, Reference]
 
 
 def export_pair(
@@ -183,7 +185,13 @@ def _build_and_judge(
     for name, found in outputs.items():
         check_evidence(name, found)
         reports[name] = check_accuracy(name, found, outputs["fp32"], labels, threshold=threshold)
-    return _Judged(models=models, reports=reports, parity=parity, golden=_golden(frames, outputs))
+    return _Judged(
+        models=models,
+        reports=reports,
+        parity=parity,
+        golden=_golden(frames, outputs),
+        references=references_of(outputs),
+    )
 
 
 def _golden(frames: NDArray[np.uint8], outputs: Mapping[str, Outputs]) -> dict[str, NDArray[Any]]:
@@ -232,6 +240,7 @@ def _write_pair(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **judged.golden)
     write_bytes_atomic(folder / GOLDEN_FILE, buffer.getvalue())
+    write_reference(folder, judged.references)
     made_by = provenance(command)
     manifest_fields: dict[str, Any] = {
         "name": config.name,
@@ -272,25 +281,10 @@ def _training_record(
         "probe": {key: probe.record[key] for key in kept},
         "export": {**asdict(config), "command": made_by["command"]},
         "gate": gate_record,
+        "reference": reference_record(gate_record["pack"], gate_record["gate_frames"], made_by["command"]),
     }
-    portable: dict[str, JSON] = _portable(record)
-    return portable
-
-
-def _portable(value: Any) -> Any:
-    """As JSON holds it, and without the folders of this machine: absolute paths shrink to their last part."""
-    if isinstance(value, dict):
-        return {str(key): _portable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_portable(item) for item in value]
-    if isinstance(value, str):
-        return " ".join(_last_part(word) for word in value.split(" "))
-    return value
-
-
-def _last_part(word: str) -> str:
-    before, equals, path = word.rpartition("=")
-    return before + equals + Path(path).name if path.startswith("/") and len(path) > 1 else word
+    without_folders: dict[str, JSON] = portable(record)
+    return without_folders
 
 
 def validated_on(data: Mapping[str, Any]) -> str:

@@ -39,6 +39,22 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
+def portable(value: Any) -> Any:
+    """As JSON holds it, and without the folders of this machine: absolute paths shrink to their last part."""
+    if isinstance(value, dict):
+        return {str(key): portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str):
+        return " ".join(_last_part(word) for word in value.split(" "))
+    return value
+
+
+def _last_part(word: str) -> str:
+    before, equals, path = word.rpartition("=")
+    return before + equals + Path(path).name if path.startswith("/") and len(path) > 1 else word
+
+
 def git_revision() -> str:
     """Commit of the source tree, `-dirty` added when tracked files differ; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 from support.toy_packs import ToyPack, toy_pack
 
+from serving.drift_reference import load_reference
 from serving.errors import ConfigError, DataError
 from serving.golden import load_golden
 from serving.pair import find_pair, load_pair
@@ -118,6 +120,23 @@ def test_golden_frames_range_from_low_to_high_scores(models: Path) -> None:
     assert scores[-1] - scores[0] > 0.5
 
 
+def test_the_reference_is_what_each_variant_says_about_the_gates_frames(
+    models: Path, resnet: tuple[Path, ToyPack]
+) -> None:
+    pair = find_pair(models)
+    record = cast("dict[str, Any]", pair.manifest.training["reference"])
+    assert record["frames"] == cast("dict[str, Any]", pair.manifest.training["gate"])["gate_frames"]
+    _, pack = resnet
+    said = Scorer(pair, device="cpu", variant="fp32").score(np.asarray(pack.frames[:]))
+    for variant in pair.manifest.variants:
+        reference = load_reference(pair, variant)
+        assert reference is not None
+        assert reference.n_frames == record["frames"]
+        # Of most frames of the pack, so close to the mean of all.
+        assert np.abs((reference.mean - said.embedding.mean(0)) / reference.scale).mean() < 0.5
+    assert "## Drift" in (pair.path / "CARD.md").read_text()
+
+
 def test_files_are_single_and_hold_no_paths_of_this_machine(models: Path) -> None:
     for file in (models / "first").glob("*.onnx"):
         content = file.read_bytes()
@@ -143,7 +162,7 @@ def test_batch_norms_are_folded_and_head_stays_float(fp32: ModelProto, models: P
 def test_a_pair_is_never_overwritten(models: Path, resnet: tuple[Path, ToyPack]) -> None:
     run, pack = resnet
     with pytest.raises(ConfigError, match="never overwritten"):
-        export_pair(run, pack=pack, out=models, config=ExportConfig(name="first", version="2.0.0"))
+        export_pair(run, pack=pack, out=models, config=ExportConfig(name="first", version="1.0.0"))
 
 
 def test_a_probe_of_other_weights_is_refused(resnet: tuple[Path, ToyPack], tmp_path: Path) -> None:
