@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from serving.video_settings import VideoSettings
 logger = logging.getLogger(__name__)
 
 _HOUR_S = 3600.0
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +131,13 @@ class JobDesk:
         resolve_video(Path(self.settings.video_root), plain)
         return self._add(_new_job(job_id, wish, "path", plain, 0, ""))
 
-    def cancel(self, job: Job, *, wait_s: float, nap: Callable[[float], None] = time.sleep) -> Job:
+    def cancel(self, job: Job, *, wait_s: float) -> Job:
         """End the job; returns when its process is gone and its files are deleted, or after `wait_s`."""
         until = time.monotonic() + wait_s
         job = self.store.cancel(job.id)
         self.runner.wake()
         while (not job.ended or job.has_files) and time.monotonic() < until:
-            nap(0.05)
+            time.sleep(_LOOK_S)
             job = self.store.get(job.id)
         return job
 

@@ -7,9 +7,11 @@ from typing import Any
 from serving.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
+    ForbiddenError,
     IdempotencyError,
     JobError,
     JobNotFoundError,
+    JobsOffError,
     OperatingPointNotFoundError,
     OverloadedError,
     PairNotFoundError,
@@ -17,6 +19,7 @@ from serving.errors import (
     RequestError,
     StorageFullError,
     TooManyJobsError,
+    UnauthorizedError,
     VideoError,
 )
 from serving.jobs.documents import BASE
@@ -39,7 +42,7 @@ _DEFAULTS = VideoSettings()
 def job_paths(settings: Settings) -> JSON:
     """The paths, to be merged with those of the rest of the service."""
     job_id = _in_path("id")
-    unknown: tuple[type[PipeprobeError], ...] = (JobNotFoundError,)
+    unknown: tuple[type[PipeprobeError], ...] = (JobNotFoundError, JobsOffError)
     return {
         BASE: {"post": _submit(settings), "get": _list()},
         f"{BASE}/{{id}}": {
@@ -133,7 +136,7 @@ def _submit(settings: Settings) -> JSON:
     }
     accepted = _json("The job is queued", "VideoJob") | {"headers": {"Location": {"schema": _STRING}}}
     errors = (
-        *(RequestError, PairNotFoundError, OperatingPointNotFoundError, BodyTooLargeError, VideoError),
+        *(RequestError, JobsOffError, PairNotFoundError, OperatingPointNotFoundError, BodyTooLargeError, VideoError),
         *(IdempotencyError, TooManyJobsError, OverloadedError, StorageFullError, DeadlineExceededError),
     )
     return {
@@ -161,13 +164,17 @@ def _list() -> JSON:
             _in_query("limit", "most jobs on a page", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
             _in_query("before", "where the page begins; taken from `next`", {"type": "integer", "minimum": 1}),
         ],
-        "responses": {"200": _json("A page, and where the next one is", "VideoJobs"), **_errors((RequestError,))},
+        "responses": {
+            "200": _json("A page, and where the next one is", "VideoJobs"),
+            **_errors((RequestError, JobsOffError)),
+        },
     }
 
 
 def _errors(errors: tuple[type[PipeprobeError], ...]) -> JSON:
     titles: dict[str, list[str]] = {}
-    for error in errors:
+    guarded: tuple[type[PipeprobeError], ...] = (*errors, UnauthorizedError, ForbiddenError)
+    for error in guarded:
         titles.setdefault(str(error.status), []).append(error.title)
     content = {"application/problem+json": {"schema": _reference("Problem")}}
     return {status: {"description": "; ".join(texts), "content": content} for status, texts in titles.items()}

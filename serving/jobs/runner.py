@@ -79,10 +79,6 @@ class JobRunner:
         """There may be something to do."""
         self._wake.set()
 
-    @property
-    def alive(self) -> bool:
-        return self._loop.is_alive()
-
     def _take_jobs(self) -> None:
         swept_s = -_SWEEP_EVERY_S
         while not self._stopping.is_set():

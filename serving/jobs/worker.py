@@ -47,7 +47,7 @@ def without_paths(text: str, order: Order) -> str:
     """A message to callers: the video goes by the name that they gave it, not by where it lies here."""
     for path in (order.video, order.video.resolve()):
         text = text.replace(str(path), order.shown)
-    return text.replace(str(order.models), "models")
+    return text.replace(str(order.models), "models").replace(str(order.out), "the results")
 
 
 def _work(order: Order, reports: _Reports) -> None:

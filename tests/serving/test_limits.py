@@ -55,6 +55,8 @@ def test_workers_share_the_cores() -> None:
         ("PAIR", "../elsewhere", "folders under models/"),
         ("MAX_BATCH_FRAMES", "300", "PIPEPROBE_MAX_QUEUE"),
         ("MAX_BODY_BYTES", str(2**30), "PIPEPROBE_MAX_BYTES_HELD"),
+        ("JOBS", "jobs", "an absolute path"),
+        ("VIDEO_ROOT", "off", "an absolute path"),
     ],
 )
 def test_refuses_wrong_values_by_name(name: str, value: str, said: str) -> None:

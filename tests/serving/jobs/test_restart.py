@@ -81,6 +81,21 @@ def test_a_job_survives_the_kill_of_the_whole_service(models: Path, video: Path,
     assert list((tmp_path / "jobs" / "incoming").iterdir()) == []
 
 
+def test_a_job_survives_the_kill_of_its_worker(models: Path, video: Path, tmp_path: Path) -> None:
+    with service(models, tmp_path) as (url, process):
+        job = submit(url, video).json()
+        wait_until_scoring(url, job)
+        (job_process,) = job_processes(tmp_path / "jobs")
+        worker = job_process.parent()
+        assert worker is not None
+        assert worker.pid != process.pid
+        worker.kill()
+        assert psutil.wait_procs([worker, job_process], timeout=20)[1] == []
+        wait_until_ready(url, process)
+        done = wait_for_end(url, job)
+        assert (done["state"], done["attempts"]) == ("done", 2)
+
+
 def test_an_orderly_stop_gives_the_job_back_and_leaves_no_process(models: Path, video: Path, tmp_path: Path) -> None:
     with service(models, tmp_path) as (url, process):
         job = submit(url, video).json()
@@ -94,8 +109,9 @@ def test_an_orderly_stop_gives_the_job_back_and_leaves_no_process(models: Path, 
         assert (done["state"], done["attempts"]) == ("done", 1)
 
 
-def test_a_full_share_is_507_and_an_unset_root_takes_no_paths(models: Path, video: Path) -> None:
-    with live_service(models=models, settings={"max_jobs_bytes": 2**20}) as url:
+def test_limits_of_space_and_time_and_an_unset_root(models: Path, video: Path) -> None:
+    with live_service(models=models, settings={"max_jobs_bytes": 2**20, "job_timeout_s": 1}) as url:
+        slow = submit(url, video).json()
         large = httpx.post(f"{url}/v1/videos", content=bytes(2**20 + 1), timeout=30)
         assert large.status_code == 507
         assert large.json()["type"] == "urn:pipeprobe:problem:storage-full"
@@ -103,6 +119,8 @@ def test_a_full_share_is_507_and_an_unset_root_takes_no_paths(models: Path, vide
         path = httpx.post(f"{url}/v1/videos", json={"path": video.name}, timeout=30)
         assert path.status_code == 400
         assert "PIPEPROBE_VIDEO_ROOT" in path.json()["detail"]
+        failed = wait_for_end(url, slow)
+        assert (failed["state"], failed["reason"]) == ("failed", "it was not done within the 1 s allowed")
 
 
 def test_a_service_without_jobs_says_so(models: Path, video: Path) -> None:
