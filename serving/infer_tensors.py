@@ -83,8 +83,8 @@ def encode_answer(asked: InferRequest, scores: Scores, *, name: str, version: st
     return b"".join((document, *tensors)), len(document) if tensors else None
 
 
-def _split(header_length: str | None, body: bytes) -> tuple[bytes, bytes]:
-    """The JSON and the bytes behind it."""
+def _split(header_length: str | None, body: bytes) -> tuple[bytes, memoryview]:
+    """The JSON and the bytes behind it, which are not copied: there may be many."""
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit()) or int(header_length[:12]) > len(body):
@@ -94,7 +94,7 @@ def _split(header_length: str | None, body: bytes) -> tuple[bytes, bytes]:
         raise BodyTooLargeError(
             f"the body has more than {MAX_JSON_BYTES // 2**20} MiB of JSON; send the frames as binary tensor data"
         )
-    return body[:length], body[length:]
+    return body[:length], memoryview(body)[length:]
 
 
 def _load(document: bytes) -> Any:
@@ -107,7 +107,7 @@ def _load(document: bytes) -> Any:
         raise RequestError(f"the body is not JSON: {type(error).__name__}; see {HEADER_LENGTH}") from error
 
 
-def _frames(tensor: dict[str, Any], tensors: bytes, side: int, max_frames: int) -> list[bytes]:
+def _frames(tensor: dict[str, Any], tensors: memoryview, side: int, max_frames: int) -> list[bytes]:
     """The bytes of each frame."""
     if tensor.get("name") != _INPUT or tensor.get("datatype") != "UINT8":
         raise RequestError(f"inputs[0] must be the tensor {_INPUT!r} of datatype UINT8")
@@ -117,7 +117,7 @@ def _frames(tensor: dict[str, Any], tensors: bytes, side: int, max_frames: int) 
         raise BodyTooLargeError(f"the request holds {n} frames, more than the {max_frames} allowed")
     size = math.prod(expected)
     data = _data(tensor, tensors, n * size)
-    return [data[start : start + size] for start in range(0, len(data), size)]
+    return [bytes(data[start : start + size]) for start in range(0, len(data), size)]
 
 
 def _n_frames(shape: object, expected: list[int]) -> int:
@@ -128,7 +128,7 @@ def _n_frames(shape: object, expected: list[int]) -> int:
     raise RequestError(f"inputs[0].shape must be [N, {', '.join(map(str, expected))}], N from 1: the pair's image size")
 
 
-def _data(tensor: dict[str, Any], tensors: bytes, size: int) -> bytes:
+def _data(tensor: dict[str, Any], tensors: memoryview, size: int) -> bytes | memoryview:
     """The tensor's `size` bytes, from behind the JSON or out of it."""
     parameters = _object(tensor.get("parameters", {}), "inputs[0].parameters")
     binary_size = parameters.get("binary_data_size")

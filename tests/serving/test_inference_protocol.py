@@ -141,6 +141,28 @@ def test_errors_are_problem_documents_too(service: str) -> None:
     assert response.headers["x-pipeprobe-pair"] == "tiny"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/..%2F..%2Fmodels%2Ftiny",
+        "/v2/models/%2Fetc%2Fpasswd",
+        "/v2/models/%2e%2e",
+        "/v2/models/tiny%40..%2Ftiny",
+        "/v2/models/tiny/versions/..%2F1.0.0",
+        "/v2/models/tiny/versions/%2e%2e",
+        "/v2/models/tiny%00",
+        "/v2/models/tiny/versions/2.0.0%0d%0aX-Evil:1",
+    ],
+)
+def test_names_and_versions_lead_nowhere_else(service: str, path: str) -> None:
+    for method, url in (("GET", path), ("GET", f"{path}/ready"), ("POST", f"{path}/infer")):
+        response = httpx.request(method, service + url)
+        assert response.status_code in (404, 405), url
+        assert "x-evil" not in response.headers
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "root:" not in response.text
+
+
 def test_infer_counts_like_the_scoring_routes(service: str, client: triton.InferenceServerClient) -> None:
     def scored() -> float:
         lines = httpx.get(f"{service}/metrics").text.splitlines()

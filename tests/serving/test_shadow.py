@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 
 import click.testing
 import httpx
@@ -108,7 +109,7 @@ def test_counts_verdicts_and_differences(models: Path) -> None:
 def test_drops_and_counts_what_does_not_fit_and_never_waits(models: Path) -> None:
     live = scorer_of(models, "tiny@1.0.0")
     scores, manifest = live.score(FRAMES), live.pair.manifest
-    going_on = Event()
+    going_on = threading.Event()
 
     def stuck(frames: NDArray[np.uint8]) -> Scores:
         going_on.wait(30)
@@ -126,6 +127,25 @@ def test_drops_and_counts_what_does_not_fit_and_never_waits(models: Path) -> Non
     going_on.set()
     wait_for(lambda: counted.verdicts() + counted.dropped("queue-full") == 201 * 16, "the queue is worked off")
     counted.shadow.stop()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="priorities of single threads are Linux's")
+def test_gives_way_in_its_own_thread_alone(models: Path) -> None:
+    live = scorer_of(models, "tiny@1.0.0")
+    seen = []
+
+    def note_priority(frames: NDArray[np.uint8]) -> Scores:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return live.score(frames)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    counted = Counted(live.pair.manifest, note_priority)
+    counted.shadow.start()
+    counted.shadow.offer(live.pair.manifest, FRAMES[:1], live.score(FRAMES[:1]))
+    wait_for(lambda: counted.verdicts() == 1, "the frame is compared")
+    counted.shadow.stop()
+    assert seen == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def test_goes_on_after_a_failure(models: Path) -> None:

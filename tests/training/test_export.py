@@ -18,7 +18,8 @@ from support.toy_packs import ToyPack, toy_pack
 from serving.drift_reference import load_reference
 from serving.errors import ConfigError, DataError
 from serving.golden import load_golden
-from serving.pair import find_pair, load_pair
+from serving.pair import find_pair, load_pair, write_index
+from serving.promotion import promote
 from serving.scorer import Scorer
 from training import export as module
 from training import runs
@@ -159,10 +160,22 @@ def test_batch_norms_are_folded_and_head_stays_float(fp32: ModelProto, models: P
     assert dtypes == ["float16"] * 20 + ["float32"]
 
 
-def test_a_pair_is_never_overwritten(models: Path, resnet: tuple[Path, ToyPack]) -> None:
+def test_a_further_version_goes_beside_the_first_and_none_is_overwritten(
+    models: Path, resnet: tuple[Path, ToyPack], tmp_path: Path
+) -> None:
     run, pack = resnet
-    with pytest.raises(ConfigError, match="never overwritten"):
-        export_pair(run, pack=pack, out=models, config=ExportConfig(name="first", version="1.0.0"))
+    (tmp_path / "first").symlink_to(models / "first")
+    write_index(tmp_path, "first")
+    config = ExportConfig(name="first", version="1.1.0", variants=("fp32",))
+    assert export_pair(run, pack=pack, out=tmp_path, config=config) == tmp_path / "first@1.1.0"
+    assert find_pair(tmp_path).version == "1.0.0"
+    assert find_pair(tmp_path, "first@1.0.0").path == tmp_path / "first"
+    promote(tmp_path, "first@1.1.0")
+    assert find_pair(tmp_path, "first").version == "1.1.0"
+    for version in ("1.0.0", "1.1.0"):
+        config = ExportConfig(name="first", version=version)
+        with pytest.raises(ConfigError, match="exists and pairs are never overwritten"):
+            export_pair(run, pack=pack, out=tmp_path, config=config)
 
 
 def test_a_probe_of_other_weights_is_refused(resnet: tuple[Path, ToyPack], tmp_path: Path) -> None:
