@@ -43,11 +43,10 @@ class Cleanup:
 
     def settle(self, now_s: float) -> None:
         """What follows a job's end at once: files of cancelled jobs, uploads that need not be kept."""
-        for job in self._store.ended_before(now_s, having="files"):
-            if job.state == "cancelled":
-                remove(self._folder.of(job.id))
-                self._store.note_deleted(job, "files")
-        for job in self._store.ended_before(now_s - self._policy.upload_s, having="upload"):
+        for job in self._store.cancelled_with_files():
+            self.remove_files(job.id)
+            self._store.note_deleted(job, "files")
+        for job in self._store.ended_before(now_s - self._policy.upload_s, with_upload=True):
             remove(self._folder.upload(job.id, job.name).parent)
             self._store.note_deleted(job, "upload")
 
@@ -74,7 +73,7 @@ class Cleanup:
         self._store.forget(job.id)
 
     def _outdated(self, now_s: float) -> list[Job]:
-        ended = self._store.ended_before(now_s, having="row")
+        ended = self._store.ended_before(now_s)
         surplus = len(ended) - self._policy.max_ended
         oldest_s = now_s - self._policy.result_s
         return [job for i, job in enumerate(ended) if i < surplus or (job.ended_s or now_s) <= oldest_s]

@@ -97,11 +97,18 @@ class JobStore:
         with self._table.read() as sql:
             return {row["id"] for row in sql.execute("SELECT id FROM jobs")}
 
-    def ended_before(self, time_s: float, *, having: Literal["files", "upload", "row"]) -> list[Job]:
-        """Jobs that had ended by then and still have files, an upload, or at least their row."""
-        condition = {"files": "AND has_files", "upload": "AND has_upload", "row": ""}[having]
+    def cancelled_with_files(self) -> list[Job]:
+        """Cancelled jobs whose folder may still hold something."""
         with self._table.read() as sql:
-            rows = sql.execute(f"SELECT * FROM jobs WHERE ended_s <= ? {condition} ORDER BY ended_s", (time_s,))
+            rows = sql.execute("SELECT * FROM jobs WHERE state = 'cancelled' AND has_files")
+            return [job_of(row) for row in rows.fetchall()]
+
+    def ended_before(self, time_s: float, *, with_upload: bool = False) -> list[Job]:
+        """Jobs that had ended by then, the earliest first; only those that still have their upload, if asked for."""
+        with self._table.read() as sql:
+            rows = sql.execute(
+                "SELECT * FROM jobs WHERE ended_s <= ? AND has_upload >= ? ORDER BY ended_s", (time_s, with_upload)
+            )
             return [job_of(row) for row in rows.fetchall()]
 
     def drop_queued_before(self, time_s: float, reason: str) -> None:
