@@ -10,6 +10,7 @@ DELETE /v1/videos/{id}               end a job that waits or runs; delete one th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from serving.errors import BodyTooLargeError, ConfigError, JobError, JobNotFoundError, RequestError
+from serving.errors import (
+    BodyTooLargeError,
+    ConfigError,
+    DeadlineExceededError,
+    JobError,
+    JobNotFoundError,
+    RequestError,
+)
 from serving.jobs.desk import JobDesk, NoDesk, Wish, new_id
 from serving.jobs.documents import BASE, describe, page_link
 from serving.jobs.job import JOB_STATES, Job
@@ -45,7 +53,7 @@ async def submit(request: Request) -> Response:
     await run_in_threadpool(desk.check_may_submit, wish)
     job_id = new_id()
     if _media_type(request) == "application/json":
-        path = await _read_path(request)
+        path = await _read_path(request, desk.settings.deadline_s)
         job, is_new = await run_in_threadpool(desk.submit_path, job_id, path, wish)
     else:
         async with desk.receive(request, job_id, request.query_params.get("name", "")) as received:
@@ -173,12 +181,16 @@ def _wish(request: Request) -> Wish:
     )
 
 
-async def _read_path(request: Request) -> object:
+async def _read_path(request: Request, deadline_s: float) -> object:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _JSON_BYTES:
-            raise BodyTooLargeError(f"the JSON has more than the {_JSON_BYTES} bytes allowed")
+    try:
+        async with asyncio.timeout(deadline_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _JSON_BYTES:
+                    raise BodyTooLargeError(f"the JSON has more than the {_JSON_BYTES} bytes allowed")
+    except TimeoutError:
+        raise DeadlineExceededError(f"the request was not done within {deadline_s:g} s") from None
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ is gone, however that ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from serving.videos import VideoResult, score_videos
 
 _REPORT_EVERY_S = 0.2
 _ORPHANED = 3
+_SOONER_TO_GO = 500  # as if it used half of all memory more than it does
 
 
 def main() -> None:
@@ -36,11 +38,19 @@ def main() -> None:
     reports = _Reports(_own_output())
     order = Order.from_line(_read_line())
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    os.nice(order.nice)
+    _stand_back(order.nice)
     try:
         _work(order, reports)
     except PipeprobeError as error:
         reports.end(failure=without_paths(str(error), order))
+
+
+def _stand_back(nice: int) -> None:
+    """Behind live frames for the processors; and if memory runs out, the system is to end this process, not those."""
+    os.nice(nice)
+    with contextlib.suppress(OSError):  # only Linux has it
+        adjustment = Path("/proc/self/oom_score_adj")
+        adjustment.write_text(str(min(1000, int(adjustment.read_text()) + _SOONER_TO_GO)))
 
 
 def without_paths(text: str, order: Order) -> str:

@@ -169,6 +169,8 @@ def test_cancelling_ends_the_work_and_frees_the_space(world: World) -> None:
     assert 0 < progress["progress"] < 1
     (process,) = job_processes(world.jobs)
     assert process.nice() == psutil.Process().nice() + 3
+    scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (process.ppid(), process.pid)]
+    assert scores[1] == min(1000, scores[0] + 500)
     answer = httpx.delete(f"{world.url}/v1/videos/{job['id']}", timeout=30)
     assert answer.status_code == 200
     assert answer.json()["state"] == "cancelled"
@@ -265,6 +267,14 @@ def test_an_upload_that_breaks_off_leaves_nothing(ending: str, world: World) -> 
             assert answer.startswith(b"HTTP/1.1 504")
             assert b"urn:pipeprobe:problem:deadline-exceeded" in answer
     wait_until(lambda: world.leftovers() == [])
+
+
+def test_a_slow_path_meets_the_deadline(world: World) -> None:
+    address = httpx.URL(world.url)
+    head = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+        connection.sendall(head + b'{"path":')
+        assert connection.recv(2000).startswith(b"HTTP/1.1 504")
 
 
 def wait_until(true: Any) -> None:
