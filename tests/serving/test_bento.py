@@ -12,6 +12,8 @@ from PIL import Image
 from support.bento import build_bento
 from support.live_service import live_service
 from support.tiny_pair import red_frames, reference_outputs, write_tiny_pair
+from support.video_files import red_between, write_h264
+from support.video_jobs import wait_for_end
 
 TITLE = '"title": "pipeprobe"'
 TITLE_OF_BENTO = '"title": "pipeprobe out of a Bento"'
@@ -54,3 +56,9 @@ def test_scores_with_its_own_code_and_pair(url: str) -> None:
     assert answer["verdict"] == "defect"
     assert answer["score"] == pytest.approx(reference_outputs(frame[None])["score"][0], abs=1e-4)
     assert httpx.get(f"{url}/docs.json", timeout=10).json()["info"]["title"] == "pipeprobe out of a Bento"
+
+
+def test_scores_a_video_with_its_own_code_and_pair(url: str, tmp_path: Path) -> None:
+    video = write_h264(tmp_path / "run.mp4", red_between(1, 3), seconds=4).read_bytes()
+    job = wait_for_end(url, httpx.post(f"{url}/v1/videos", content=video, timeout=20).json())
+    assert (job["state"], job["pair"], job["summary"]["findings"]) == ("done", "packed", 1)
