@@ -40,7 +40,9 @@ _COLUMNS = (
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True)
-@click.option("--pair", "pair_name", metavar="NAME", help="Pair to score with.  [default: models/index.json's]")
+@click.option(
+    "--pair", "pair_name", metavar="NAME[@VERSION]", help="Pair to score with.  [default: models/index.json's]"
+)
 @click.option("--operating-point", metavar="NAME", help="Threshold of the verdict.  [default: the pair's own]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:INDEX; used or refused.")
 @click.option(

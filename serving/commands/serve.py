@@ -24,7 +24,14 @@ _CUDA_CHECK_TIMEOUT_S = 300
 
 
 @click.command()
-@click.option("--pair", "pairs", multiple=True, help="Pair to serve; repeat for several, the default one first.")
+@click.option(
+    "--pair",
+    "pairs",
+    multiple=True,
+    metavar="NAME[@VERSION]",
+    help="Serve this pair and no others, whatever is promoted; repeat for several, the default one first.  "
+    "[default: follow models/index.json]",
+)
 @click.option(
     "--models",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -48,7 +55,8 @@ def command(
 
     Limits and everything else are set by PIPEPROBE_* variables; an option here wins over its variable.
     The address shows the API at /docs, metrics at /metrics. On another address than this machine's own,
-    callers need an API key: `pipeprobe keys add NAME` makes one.
+    callers need an API key: `pipeprobe keys add NAME` makes one. A promotion (`pipeprobe models promote`) is
+    followed while it runs, unless --pair or PIPEPROBE_PAIR pins the pairs.
 
     \b
     Example:

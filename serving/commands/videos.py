@@ -37,7 +37,9 @@ _DEFAULTS = VideoSettings()
     metavar="SECONDS",
     help="Most seconds between two scored frames.",
 )
-@click.option("--pair", "pair_name", metavar="NAME", help="Pair to score with.  [default: models/index.json's]")
+@click.option(
+    "--pair", "pair_name", metavar="NAME[@VERSION]", help="Pair to score with.  [default: models/index.json's]"
+)
 @click.option(
     "--models",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
