@@ -66,10 +66,7 @@ class IndexWatch:
         """Look for ever; cancel it to end it."""
         while True:
             await asyncio.sleep(self._every_s)
-            try:
-                await self._look()
-            except Exception:
-                logger.exception("models/index.json could not be followed; looking again in %g s", self._every_s)
+            await self._look()
 
     async def _look(self) -> None:
         stamp = await asyncio.to_thread(stamp_of, self._models / INDEX_FILE)
@@ -82,16 +79,18 @@ class IndexWatch:
         before = self._lanes.default
         try:
             await self._follow()
-        except PipeprobeError as error:
+        except Exception as error:
+            # Also what nobody foresaw, such as too little memory for two sessions: it must not end the watch.
             self._retry_at = time.monotonic() + self._retry_s
             self._metrics.failed()
             logger.error(
                 "the default that models/index.json names cannot be served: %s; %s %s goes on serving, and it is "
                 "tried again in %g s",
-                error,
+                error or type(error).__name__,
                 before.name,
                 before.version,
                 self._retry_s,
+                exc_info=None if isinstance(error, PipeprobeError) else error,
             )
 
     async def _follow(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import socket
@@ -15,11 +16,20 @@ from threading import Event
 import httpx
 import pytest
 from PIL import Image
+from prometheus_client import CollectorRegistry
 from support.live_service import LiveService, live_processes
 from support.tiny_pair import red_frames, write_second_version, write_tiny_pair
 
+from serving import index_watch
+from serving.batching import Batcher
+from serving.decode_pool import DecodePool
+from serving.frames import Frame
+from serving.lanes import Lane, Lanes
+from serving.pair import Pair, find_pair
 from serving.pair_index import editing, read_index, replace_index
 from serving.promotion import promote, rollback
+from serving.scorer import Scorer
+from serving.telemetry import Telemetry
 
 # A version that calls red frames normal.
 OTHERWISE = -20.0
@@ -244,3 +254,55 @@ def test_pinned_pairs_stay(models: Path) -> None:
         versions = client.get("/v2/models/tiny").json()["versions"]
         assert versions == ["1.0.0", "3.0.0"]
         assert client.get("/v2/models/tiny/versions/3.0.0").json()["properties"]["version"] == "3.0.0"
+
+
+# The watch alone.
+
+
+def make_lane(pair: Pair, telemetry: Telemetry, pool: DecodePool) -> Lane:
+    scorer = Scorer(pair, threads=1)
+    metrics = telemetry.pair(pair.name, pair.version, pair.manifest.operating_points)
+    batcher = Batcher(scorer.score, pool=pool, max_batch=4, max_frames=8, observer=metrics)
+    return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode_nothing)
+
+
+def decode_nothing(data: bytes) -> Frame:
+    raise AssertionError("no frame is scored here")
+
+
+def test_what_nobody_foresaw_is_tried_again(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_watch, "_FIRST_RETRY_S", 0.1)
+    telemetry, pool = Telemetry(CollectorRegistry()), DecodePool(1)
+    lanes = Lanes([make_lane(find_pair(models), telemetry, pool)])
+    tried: list[str] = []
+
+    def open_lane(pair: Pair) -> Lane:
+        tried.append(pair.reference)
+        if len(tried) < 3:
+            raise MemoryError
+        return make_lane(pair, telemetry, pool)
+
+    async def follow() -> None:
+        watch = index_watch.IndexWatch(
+            models,
+            lanes,
+            open_lane=open_lane,
+            closed=lambda _: None,
+            metrics=telemetry.promotions,
+            every_s=0.02,
+            keep=0,
+        )
+        lanes.default.batcher.start()
+        task = asyncio.create_task(watch.run())
+        async with asyncio.timeout(30):
+            while lanes.default.version != "2.0.0":
+                await asyncio.sleep(0.02)
+        task.cancel()
+        await watch.finish()
+        lanes.default.batcher.stop()
+
+    promote(models, "tiny@2.0.0")
+    asyncio.run(follow())
+    pool.shutdown()
+    assert tried == ["tiny@2.0.0"] * 3
+    assert [lane.version for lane in lanes] == ["2.0.0"]

@@ -30,8 +30,9 @@ def models(tmp_path: Path) -> Path:
 def test_the_shipped_index_and_pair_are_read() -> None:
     shipped = Path(__file__).resolve().parents[2] / "models"
     assert read_index(shipped).history == ()
-    assert find_pair(shipped).reference == "simclr-resnet18@1.0.0"
-    assert find_pair(shipped, "simclr-resnet18@1.0.0").path.name == "simclr-resnet18"
+    pair = find_pair(shipped)
+    assert pair.path.name == pair.name == "simclr-resnet18"
+    assert find_pair(shipped, pair.reference).path == pair.path
 
 
 def test_versions_lie_side_by_side_and_are_found_by_name_and_version(models: Path) -> None:
