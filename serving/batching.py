@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from serving.errors import OverloadedError, PipeprobeError
 from serving.frames import Frame
 from serving.scorer import Scores
+from serving.thread_names import show_name
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +218,7 @@ class Batcher:
 
     # In the scorer threads.
     def _run(self) -> None:
+        show_name()
         while jobs := self._take():
             taken_at = time.perf_counter()
             results = self._score_jobs([frame for _, frame in jobs])

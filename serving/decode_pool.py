@@ -8,6 +8,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from serving.thread_names import show_name
+
 
 class DecodePool:
     """Calls functions in threads, first come, first served; their results are their own business.
@@ -38,6 +40,7 @@ class DecodePool:
             thread.join()
 
     def _run(self) -> None:
+        show_name()
         while (work := self._work.get()) is not None:
             function, argument = work
             function(argument)
