@@ -72,7 +72,9 @@ def multipart(field: str, frames: Sequence[bytes]) -> tuple[bytes, str]:
     boundary = "frame-of-the-benchmark"
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{index}.jpg"\r\n'
-        f"Content-Type: image/jpeg\r\n\r\n".encode() + frame + b"\r\n"
+        f"Content-Type: image/jpeg\r\n\r\n".encode()
+        + frame
+        + b"\r\n"
         for index, frame in enumerate(frames)
     ]
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"

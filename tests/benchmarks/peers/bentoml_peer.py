@@ -1,6 +1,6 @@
 """BentoML as its first pages show it: one endpoint with a PIL picture, one ONNX session, nothing tuned.
 
-    PEER_MODEL=model.int8.onnx PEER_SIDE=112 bentoml serve bentoml_peer:Plain
+PEER_MODEL=model.int8.onnx PEER_SIDE=112 bentoml serve bentoml_peer:Plain
 """
 
 from __future__ import annotations

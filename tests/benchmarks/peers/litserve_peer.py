@@ -1,6 +1,6 @@
 """LitServe with the same ONNX file and the same decoder, at its best: batches, its fast queue, a few workers.
 
-    python litserve_peer.py MODELS PORT WORKERS THREADS BATCH
+python litserve_peer.py MODELS PORT WORKERS THREADS BATCH
 """
 
 from __future__ import annotations
