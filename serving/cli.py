@@ -12,6 +12,10 @@ COMMANDS = {
     "videos": ("serving.commands.videos", "Score inspection videos and write their findings."),
     "keys": ("serving.commands.keys", "Add, list and revoke the API keys of the service."),
     "models": ("serving.commands.models", "List, verify, promote and roll back pairs."),
+    "bench": (
+        "serving.commands.bench",
+        "Measure the service beside what this machine could do, and say what to change.",
+    ),
     "demo": ("serving.commands.demo", "Serve, score sample frames and a sample inspection, and stop."),
 }
 

@@ -9,6 +9,8 @@ access log is off for the same reason; `serving.logs` says what there is instead
 
 from __future__ import annotations
 
+import gc
+
 import bentoml
 
 from serving.access import AccessGuard
@@ -46,6 +48,8 @@ class Worker:
         self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
         APP.state.engine = self.engine
         APP.state.jobs = open_desk(SETTINGS, self.engine)
+        # What is loaded by now stays: the collector need not look at a hundred thousand objects again and again.
+        gc.freeze()
 
     async def __is_ready__(self) -> bool:
         return self.engine.ready

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -98,7 +99,7 @@ class Bound:
         scorer = self._scorer(available_cores(), 4)
         frame = self._decode(self._jpegs[0])
         return AloneTimes(
-            decode_ms=_median_ms([lambda jpeg=jpeg: self._decode(jpeg) for jpeg in self._cycle(n_frames)]),
+            decode_ms=_median_ms([partial(self._decode, jpeg) for jpeg in self._cycle(n_frames)]),
             infer_ms=_median_ms([lambda: scorer.score(frame[None])] * n_frames),
         )
 
@@ -133,7 +134,7 @@ def _overlap(
 
     def score(index: int) -> None:
         while time.perf_counter() < stop_at:
-            frames = []
+            frames: list[Frame] = []
             while len(frames) < setup.batch and (frame := decoded.get()) is not None:
                 frames.append(frame)
                 feed()

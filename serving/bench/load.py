@@ -1,6 +1,6 @@
 """A closed loop of clients in Python: each sends its next request when the last is answered.
 
-    python -m serving.bench.load URL --clients 16 --seconds 5
+    python -m serving.bench.load URL FOLDER --clients 16 --seconds 5
 
 It runs in a process of its own, so that it shares no interpreter lock with what it measures, and prints one JSON
 object. It knows as much of HTTP as the service's answers need, and costs some 0.1-0.2 ms of a core a request, which
@@ -18,13 +18,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import numpy as np
 
-from serving.bench.frames import bench_frames
 from serving.errors import PipeprobeError
 
 TIMEOUT_S = 60.0
@@ -45,11 +45,19 @@ class LoadRun:
         return asdict(self)
 
 
-def run_load(url: str, *, clients: int, seconds: float, key: str = "") -> LoadRun:
-    """The loop in a child process; raises `PipeprobeError` if it fails, with what it said."""
-    command = [sys.executable, "-m", "serving.bench.load", url, "--clients", str(clients), "--seconds", str(seconds)]
+def run_load(url: str, folder: Path, *, clients: int, seconds: float, key: str = "") -> LoadRun:
+    """The loop in a child process, sending the files in `folder`, after a quarter of the time that is not counted.
+
+    Raises `PipeprobeError` if it fails, with what it said.
+    """
+    options = ["--clients", str(clients), "--seconds", str(seconds)]
     result = subprocess.run(
-        command, input=key, capture_output=True, text=True, timeout=seconds + 2 * TIMEOUT_S, check=False
+        [sys.executable, "-m", "serving.bench.load", url, str(folder), *options],
+        input=key,
+        capture_output=True,
+        text=True,
+        timeout=2 * seconds + 2 * TIMEOUT_S,
+        check=False,
     )
     if result.returncode != 0:
         raise PipeprobeError(f"the load generator failed: {(result.stderr.strip() or 'no output').splitlines()[-1]}")
@@ -143,13 +151,16 @@ def _some(connection: socket.socket) -> bytes:
 
 @click.command()
 @click.argument("url")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--clients", default=16, show_default=True)
 @click.option("--seconds", default=5.0, show_default=True)
-def main(url: str, clients: int, seconds: float) -> None:
-    """Send frames to the service at URL; an API key is read from standard input."""
+def main(url: str, folder: Path, clients: int, seconds: float) -> None:
+    """Send the frames in FOLDER to the service at URL; an API key is read from standard input."""
     parts = urlsplit(url)
     address = (parts.hostname or "127.0.0.1", parts.port or 80)
-    requests = frame_requests(url, bench_frames(), sys.stdin.read().strip())
+    frames = [path.read_bytes() for path in sorted(folder.iterdir())]
+    requests = frame_requests(url, frames, sys.stdin.read().strip())
+    closed_loop(address, requests, clients=clients, seconds=seconds / 4)
     click.echo(json.dumps(closed_loop(address, requests, clients=clients, seconds=seconds).to_json()))
 
 
