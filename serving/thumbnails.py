@@ -37,7 +37,7 @@ class PeakPictures:
         self._best: tuple[float, float, Picture, NDArray[np.float32]] | None = None
         self._last_s = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="pipeprobe-peaks-")
-        self._files: dict[float, Path] = {}
+        self._files: dict[float, tuple[Path, Path]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -56,18 +56,32 @@ class PeakPictures:
             self._best = (score, sample.pts_s, sample.picture, evidence)
 
     def jpeg_at(self, peak_s: float) -> bytes:
-        """The JPEG of a finding's peak, once all samples have been seen."""
+        """The JPEG of a finding's peak under its evidence, once all samples have been seen."""
         self._keep_best()
-        return self._files[peak_s].read_bytes()
+        return self._files[peak_s][0].read_bytes()
+
+    def bare_jpeg_at(self, peak_s: float) -> bytes:
+        """The same picture without evidence, which would hide what a reviewer has to judge."""
+        self._keep_best()
+        return self._files[peak_s][1].read_bytes()
 
     def _keep_best(self) -> None:
         if self._best is None:
             return
         _, peak_s, picture, evidence = self._best
         self._best = None
+        displayed = picture.to_display(MAX_SIDE)
         file = Path(self._folder.name) / f"{len(self._files)}.jpg"
-        file.write_bytes(encode_jpeg(draw_evidence(picture.to_display(MAX_SIDE), evidence, self._calibration)))
-        self._files[peak_s] = file
+        bare_file = file.with_name(bare_name(file.name))
+        file.write_bytes(encode_jpeg(draw_evidence(displayed, evidence, self._calibration)))
+        bare_file.write_bytes(encode_jpeg(displayed))
+        self._files[peak_s] = file, bare_file
+
+
+def bare_name(photo: str) -> str:
+    """The file beside `photo`, a name like `peak_001.jpg`, that holds the picture without evidence."""
+    stem, dot, ending = photo.rpartition(".")
+    return f"{stem}_bare{dot}{ending}"
 
 
 def encode_jpeg(picture: NDArray[np.uint8]) -> bytes:

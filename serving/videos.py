@@ -3,10 +3,12 @@
     OUT/<video>/findings.json   what was scored with what, what became of every picture, the findings
     OUT/<video>/findings.csv    the findings as rows of observations
     OUT/<video>/frames.csv      every sampled frame: pts_s, score
-    OUT/<video>/peak_001.jpg    the peak frame of each finding under its evidence
-    OUT/summary.json  summary.csv
+    OUT/<video>/peak_001.jpg    the peak frame of each finding under its evidence; peak_001_bare.jpg without it
+    OUT/<video>/report.html     the above as a page for people, made from it
+    OUT/summary.json  summary.csv  index.html
 
-`findings.json` is written last: a folder that has it is complete. A video that is done is known by its content, the
+`findings.json` is written last, and the pages from it: a folder that has it is complete, and pages that a kill left
+missing or old are written by the next call. A video that is done is known by its content, the
 pair and the settings, and is not scored again. One that fails is reported and does not stop the others. The
 videos themselves are only read.
 """
@@ -32,8 +34,10 @@ from serving.formats import csv_rows, json_file
 from serving.formats.observation import Origin, clock_time, observe
 from serving.pair import MANIFEST_FILE, OperatingPoint
 from serving.prefetch import prefetch
+from serving.report.data import REPORT_FILE
+from serving.report.write import write_index, write_video_report
 from serving.scorer import Scorer
-from serving.thumbnails import PeakPictures
+from serving.thumbnails import PeakPictures, bare_name
 from serving.video import VIDEO_SUFFIXES, VideoInfo, VideoReader, unscored_stretches
 from serving.video_settings import VideoSettings
 
@@ -172,12 +176,15 @@ def score_videos(
     try:
         for video, folder in zip(videos, output_folders(videos, out), strict=True):
             result = _score_or_fail(video, folder, batch)
+            if result.status != "failed":
+                write_video_report(folder)
             results.append(result)
             on_done(result)
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
                 _write_summary(out, results, batch)
                 written_s = time.monotonic()
         _write_summary(out, results, batch)
+        write_index(out)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return results
@@ -268,7 +275,8 @@ def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult 
     earlier = _read_findings(folder)
     if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
         return None
-    files = ["findings.csv", "frames.csv", *(each["photo"] for each in earlier["findings"])]
+    photos = [each["photo"] for each in earlier["findings"]]
+    files = ["findings.csv", "frames.csv", *photos, *map(bare_name, photos)]
     if not all((folder / file).is_file() for file in files):
         return None
     return _result(video, folder, "kept", earlier)
@@ -295,6 +303,7 @@ def _score(reader: VideoReader, folder: Path, sha256: str, batch: _Batch) -> Vid
         _clear(folder)
         for photo, finding in photos.items():
             write_bytes_atomic(folder / photo, peaks.jpeg_at(finding.peak_s))
+            write_bytes_atomic(folder / bare_name(photo), peaks.bare_jpeg_at(finding.peak_s))
     rows = [{"pts_s": f"{t:.3f}", "score": f"{s:.6f}"} for t, s in zip(times_s, scores, strict=True)]
     csv_rows.write_rows(folder / "frames.csv", ("pts_s", "score"), rows)
     csv_rows.write_observations(folder / "findings.csv", observations)
@@ -355,6 +364,7 @@ def _describe(reader: VideoReader, times_s: Sequence[float], step_s: float) -> d
 def _clear(folder: Path) -> None:
     """Remove what an earlier call left here, the mark of completeness first."""
     (folder / "findings.json").unlink(missing_ok=True)
+    (folder / REPORT_FILE).unlink(missing_ok=True)
     for photo in folder.glob("peak_*.jpg"):
         photo.unlink()
 

@@ -109,7 +109,8 @@ def test_every_sampled_frame_is_in_frames_csv(name: str, scored: Path) -> None:
 
 def test_the_peak_picture_shows_the_finding_and_nothing_else_lies_there(scored: Path) -> None:
     for name in ("classic", "newer"):
-        assert sorted(contents(scored / name)) == ["findings.csv", "findings.json", "frames.csv", "peak_001.jpg"]
+        pages_and_pictures = ["peak_001.jpg", "peak_001_bare.jpg", "report.html"]
+        assert sorted(contents(scored / name)) == ["findings.csv", "findings.json", "frames.csv", *pages_and_pictures]
         with Image.open(scored / name / "peak_001.jpg") as photo:
             assert photo.size == (160, 128)
             red, green, _ = np.asarray(photo).mean((0, 1))
