@@ -142,7 +142,7 @@ def _findings_id(document: Json) -> str:
 
 
 def _facts(document: Json) -> list[tuple[str, str]]:
-    """The summary of a video: what, its value."""
+    """The summary of a video: what, its value. Not where the file lies: pages are passed on, also by the service."""
     reading, scoring = document["reading"], document["scoring"]
     rate = f", {reading['frame_rate']:g} frames/s" if reading["frame_rate"] else ""
     return [
@@ -152,7 +152,6 @@ def _facts(document: Json) -> list[tuple[str, str]]:
         ("Picture", f"{reading['width']} x {reading['height']}, {reading['codec']}{rate}"),
         ("Pair", f"{scoring['pair']} {scoring['pair_version']} ({scoring['variant']}, {scoring['device']})"),
         ("Operating point", f"{scoring['operating_point']}: opens at {scoring['enter']:.3f}"),
-        ("File", document["video_path"]),
         ("SHA-256", document["video_sha256"]),
     ]
 
