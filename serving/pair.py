@@ -163,8 +163,13 @@ def _check_folder(path: Path, manifest: Manifest) -> None:
         if file_path.suffix.lower() in _PICKLES:
             raise PairInvalidError(f"{path}: {relative} may be a pickle, which can run code when it is read; remove it")
         is_listed = str(relative) in manifest.files or str(relative) == MANIFEST_FILE
-        if not is_listed and not file_path.is_dir() and file_path.name not in _OF_FILE_MANAGERS:
+        if not is_listed and not file_path.is_dir() and not _is_harmless(file_path.name):
             raise PairInvalidError(f"{path}: {relative} is not listed in the manifest; remove it")
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether a file is what a file manager, or a writer that was killed (`serving.durable`), leaves behind."""
+    return name in _OF_FILE_MANAGERS or (name.startswith(".") and name.endswith(".partial"))
 
 
 def _check_sha256(path: Path, expected: str) -> None:

@@ -142,6 +142,12 @@ def test_unlisted_model_files_are_refused(models: Path, file: str) -> None:
         load_pair(models / "tiny")
 
 
+def test_what_a_killed_writer_left_behind_does_no_harm(models: Path) -> None:
+    (models / "tiny" / ".manifest.json.0a1b2c3d.partial").write_bytes(b"{")
+    (models / "tiny" / ".DS_Store").write_bytes(b"\0")
+    assert load_pair(models / "tiny").name == "tiny"
+
+
 @pytest.mark.parametrize("file", ["weights.pkl", "model.PT", "sub/probe.joblib", "encoder.pth"])
 def test_pickles_are_refused_even_if_listed(models: Path, file: str) -> None:
     path = models / "tiny" / file
