@@ -43,6 +43,9 @@ _NEWEST = 0.2
 # keeps the deadline; a queue that is as long as the deadline would let half of them miss it, for nothing.
 _SHARE_OF_DEADLINE = 0.5
 
+# Turns of the event loop that a request takes, at least: its head, its body, its result, its answer.
+_TURNS = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredFrame:
@@ -97,6 +100,7 @@ class Batcher:
         max_batch: most frames in one call of `score`.
         max_frames: most frames between `submit` and their result.
         n_scorers: threads that call `score` at the same time.
+        lag_s: by how many seconds the event loop is late, as `serving.loop_lag` measures it.
     """
 
     def __init__(
@@ -108,12 +112,14 @@ class Batcher:
         max_frames: int,
         observer: BatchObserver,
         n_scorers: int = 1,
+        lag_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._score = score
         self._pool = pool
         self._max_batch = max_batch
         self._max_frames = max_frames
         self._observer = observer
+        self._lag_s = lag_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._frames = 0
         self._s_per_frame = self._ended_at = 0.0
@@ -152,7 +158,7 @@ class Batcher:
     def check_room(self, n_frames: int, deadline_s: float) -> None:
         """Raise `OverloadedError` if `n_frames` more do not fit or could not be scored within `deadline_s`."""
         wait_s = (self._frames + n_frames) * self._s_per_frame
-        allowed_s = _SHARE_OF_DEADLINE * deadline_s
+        allowed_s = _SHARE_OF_DEADLINE * deadline_s - _TURNS * self._lag_s()
         if self._frames + n_frames > self._max_frames:
             raise OverloadedError(
                 f"{self._frames} frames are queued and {n_frames} more would exceed the limit of "

@@ -16,6 +16,7 @@ from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedErr
 from serving.index_watch import IndexWatch
 from serving.lanes import Lane, Lanes
 from serving.limits import Settings
+from serving.loop_lag import LoopLag
 from serving.opening import Opener
 from serving.pair import models_root
 from serving.scorer import Scorer, Scores
@@ -35,7 +36,10 @@ class Engine:
         self.settings = settings
         self.telemetry = telemetry
         self._pool = DecodePool(settings.pool_threads())
-        self._opener = Opener(settings, telemetry, self._pool, worker=worker, on_scored=self._show_shadow)
+        self._lag = LoopLag()
+        self._opener = Opener(
+            settings, telemetry, self._pool, worker=worker, on_scored=self._show_shadow, lag=self._lag
+        )
         self.lanes = Lanes(self._opener.first_lanes())
         self._watch = self._watch_index()
         self._shadow = self._opener.shadow(is_busy=lambda: self.default.batcher.frames > 0)
@@ -48,6 +52,7 @@ class Engine:
         """Begin scoring, and following the default, on the running event loop."""
         for lane in self.lanes:
             lane.batcher.start()
+        self._tasks.append(asyncio.create_task(self._lag.run()))
         if self._shadow is not None:
             self._shadow.start()
         if self._watch is not None:

@@ -19,6 +19,7 @@ from serving.frames import Frame, decode_bytes
 from serving.golden import verify_golden
 from serving.lanes import Lane
 from serving.limits import Settings
+from serving.loop_lag import LoopLag
 from serving.pair import Pair, find_pair, load_folder, models_root
 from serving.pair_index import read_index
 from serving.scorer import Scorer, Scores
@@ -57,13 +58,21 @@ class Opener:
     """
 
     def __init__(
-        self, settings: Settings, telemetry: Telemetry, pool: DecodePool, *, worker: int, on_scored: OnScored
+        self,
+        settings: Settings,
+        telemetry: Telemetry,
+        pool: DecodePool,
+        *,
+        worker: int,
+        on_scored: OnScored,
+        lag: LoopLag,
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
         self._pool = pool
         self._device = settings.device_of(worker)
         self._on_scored = on_scored
+        self._lag = lag
 
     def first_lanes(self) -> list[Lane]:
         """The lanes to begin with, the default one first: of the pairs that the settings name, or of the default.
@@ -118,6 +127,7 @@ class Opener:
             max_frames=settings.max_queue,
             observer=metrics,
             n_scorers=settings.scorers_of(self._device),
+            lag_s=self._lag.seconds,
         )
         return Lane(scorer=scorer, batcher=batcher, telemetry=metrics, decode=decode)
 

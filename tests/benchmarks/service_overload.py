@@ -15,7 +15,6 @@ how late it sends its requests are printed, so that a generator that is the bott
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import shlex
@@ -29,6 +28,7 @@ from typing import Any
 import click
 import numpy as np
 import psutil
+import uvloop
 from PIL import Image
 from support.live_service import live_service
 from support.open_loop import Answer, closed_loop, latency_ms, offer
@@ -140,7 +140,7 @@ def main(models: Path | None, seconds: float, deadline_s: float, workers: int, o
     frame = jpeg_frame()
     with live_service(models=models, workers=workers, settings={"deadline_s": deadline_s}) as url:
         host, port = url.removeprefix("http://").split(":")
-        rows = asyncio.run(measure(host, int(port), http_request(frame), seconds, deadline_s))
+        rows = uvloop.run(measure(host, int(port), http_request(frame), seconds, deadline_s))
     for row in rows:
         row["good_per_core"] = round(row["good_per_s"] / row["service_cores"], 1)
     peak = max(row["good_per_s"] for row in rows)

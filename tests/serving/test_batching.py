@@ -193,6 +193,24 @@ def test_refuses_what_could_not_be_scored_in_time() -> None:
     assert asyncio.run(main()).retry_after_s == pytest.approx(4.0)
 
 
+def test_takes_the_delay_of_the_event_loop_off_the_time_that_is_left() -> None:
+    async def main() -> None:
+        async with batcher_of(gate.score, lag_s=lambda: late[0]) as batcher:
+            batcher._s_per_frame = 0.1
+            batcher.check_room(1, 2.0)
+            late[0] = 0.3
+            batcher.check_room(1, 2.0)  # alone, a frame is always taken: it is how the service finds out
+            batcher.submit(b"\x01", frame_of)
+            with pytest.raises(OverloadedError):
+                batcher.check_room(1, 2.0)
+            late[0] = 0.1
+            batcher.check_room(1, 2.0)
+            gate.open.set()
+
+    gate, late = Gate(open_=False), [0.0]
+    asyncio.run(main())
+
+
 def test_expects_frames_to_take_as_long_as_they_do_whatever_holds_them_up() -> None:
     """Decoding 10 ms a frame on two threads, with a session that takes no time: 5 ms a frame, and not none."""
 

@@ -86,28 +86,50 @@ async def _ask(
             idle.append(connection)
         else:
             connection.close()
-    except (TimeoutError, OSError, asyncio.IncompleteReadError):
+    except (TimeoutError, OSError):
         if connection is not None:
             connection.close()
     return Answer(status=status, latency_s=time.perf_counter() - moment, late_s=late_s, retry_after=retry_after)
 
 
-class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+class _Connection(asyncio.Protocol):
+    """One request at a time; as little Python as possible, since the generator shares the service's machine."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._received = bytearray()
+        self._answer: asyncio.Future[tuple[int, str | None, bool]] | None = None
 
     @classmethod
     async def open(cls, host: str, port: int) -> _Connection:
-        return cls(*await asyncio.open_connection(host, port))
+        return (await asyncio.get_running_loop().create_connection(cls, host, port))[1]
 
     async def ask(self, request: bytes) -> tuple[int, str | None, bool]:
         """Status, Retry-After, and whether the connection may be used again."""
-        self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        status_line, *lines = head.rstrip().split("\r\n")
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP has no other
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head_end = self._received.find(b"\r\n\r\n")
+        if head_end < 0 or self._answer is None or self._answer.done():
+            return
+        status_line, *lines = self._received[:head_end].decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        await self._reader.readexactly(int(headers["content-length"]))
-        return int(status_line.split()[1]), headers.get("retry-after"), headers.get("connection") != "close"
+        if len(self._received) >= head_end + 4 + int(headers["content-length"]):
+            self._received.clear()
+            reusable = headers.get("connection") != "close"
+            self._answer.set_result((int(status_line.split()[1]), headers.get("retry-after"), reusable))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionResetError("the service hung up"))
 
     def close(self) -> None:
-        self._writer.close()
+        if self._transport is not None:
+            self._transport.close()
