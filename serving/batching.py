@@ -122,7 +122,8 @@ class Batcher:
         self._lag_s = lag_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._frames = 0
-        self._s_per_frame = self._ended_at = 0.0
+        self._s_per_frame = self._ended_at = self._busy_since = 0.0
+        self._batch_frames = 1.0
         self._queue: deque[_Job] = deque()
         self._ready = threading.Condition()
         self._stopping = False
@@ -157,7 +158,7 @@ class Batcher:
 
     def check_room(self, n_frames: int, deadline_s: float) -> None:
         """Raise `OverloadedError` if `n_frames` more do not fit or could not be scored within `deadline_s`."""
-        wait_s = (self._frames + n_frames) * self._s_per_frame
+        wait_s = (self._frames + n_frames) * self._expected_s()
         allowed_s = _SHARE_OF_DEADLINE * deadline_s - _TURNS * self._lag_s()
         if self._frames + n_frames > self._max_frames:
             raise OverloadedError(
@@ -170,6 +171,15 @@ class Batcher:
                 f"{self._frames} frames are queued, too many to score more within the deadline; try again later",
                 retry_after_s=wait_s - allowed_s,
             )
+
+    def _expected_s(self) -> float:
+        """Seconds that each queued frame takes, as things go: no less than the time for which none has left tells.
+
+        The second part knows at once what the running estimate learns only from the next results: that the first
+        ones are slow to come, or that the machine has got other work.
+        """
+        idle_s = time.perf_counter() - max(self._ended_at, self._busy_since) if self._frames else 0.0
+        return max(self._s_per_frame, idle_s / self._batch_frames)
 
     def submit(self, payload: bytes, prepare: Prepare) -> asyncio.Future[ScoredFrame]:
         """Queue one frame. Cancelling the future takes it out again; `prepare`'s errors come out of it."""
@@ -186,6 +196,8 @@ class Batcher:
         self._count(-1)
 
     def _count(self, change: int) -> None:
+        if not self._frames:
+            self._busy_since = time.perf_counter()
         self._frames += change
         self._observer.queued(self._frames)
 
@@ -194,7 +206,9 @@ class Batcher:
         # programs. The time in the session alone would promise more than the machine can do.
         busy_since = max(self._ended_at, min(job.submitted_at for job in jobs))
         ended_at = taken_at + infer_s
-        self._s_per_frame += _NEWEST * (max(0.0, ended_at - busy_since) / len(jobs) - self._s_per_frame)
+        s_per_frame = max(0.0, ended_at - busy_since) / len(jobs)
+        self._s_per_frame += (_NEWEST if self._s_per_frame else 1.0) * (s_per_frame - self._s_per_frame)
+        self._batch_frames += _NEWEST * (len(jobs) - self._batch_frames)
         self._ended_at = max(self._ended_at, ended_at)
         for job, result in zip(jobs, results, strict=True):
             if not job.future.done():

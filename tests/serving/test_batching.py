@@ -211,6 +211,23 @@ def test_takes_the_delay_of_the_event_loop_off_the_time_that_is_left() -> None:
     asyncio.run(main())
 
 
+def test_does_not_wait_for_results_to_know_that_there_are_none() -> None:
+    """Eight frames, and none done after 0.2 s: a ninth is not done in the 0.4 s that are half of its deadline."""
+
+    async def main() -> None:
+        async with batcher_of(gate.score) as batcher:
+            for i in range(8):
+                batcher.submit(bytes([i]), frame_of)
+            batcher.check_room(1, 60)
+            await asyncio.sleep(0.2)
+            with pytest.raises(OverloadedError):
+                batcher.check_room(1, 0.8)
+            gate.open.set()
+
+    gate = Gate(open_=False)
+    asyncio.run(main())
+
+
 def test_expects_frames_to_take_as_long_as_they_do_whatever_holds_them_up() -> None:
     """Decoding 10 ms a frame on two threads, with a session that takes no time: 5 ms a frame, and not none."""
 

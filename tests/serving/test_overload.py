@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.live_service import live_service
-from support.open_loop import closed_loop, latency_ms, offer
+from support.open_loop import latency_ms, offer
 from support.tiny_pair import write_tiny_pair
 
 from serving.api_keys import add_key
 
 DEADLINE_S = 3.0
 SIDE = 2500
+RATE = 100  # a second; one thread decodes some 20 such frames in that time
 CALLER_LIMIT = 3
 
 
@@ -64,19 +65,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_admitted_requests_keep_the_deadline_and_the_rest_are_refused_at_once(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
 
-    async def overload() -> tuple[float, list]:
-        capacity = await closed_loop(host, int(port), REQUEST, clients=4, seconds=1.5)
-        rate = 4 * capacity
-        return capacity, await offer(host, int(port), REQUEST, rate=rate, seconds=4, patience_s=30)
-
-    capacity, answers = asyncio.run(overload())
+    answers = asyncio.run(offer(host, int(port), REQUEST, rate=RATE, seconds=4, patience_s=30))
     scored = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.status == 503]
     assert {answer.status for answer in answers} <= {200, 503, 504}
-    assert len(refused) > len(answers) / 3, (capacity, len(answers))
+    assert len(refused) > len(answers) / 4
     assert all(answer.retry_after and int(answer.retry_after) >= 1 for answer in refused)
     # Not one on an idle machine. Where others take the processor away, some miss what was promised to them.
-    assert len(answers) - len(scored) - len(refused) <= len(scored) / 10
+    assert len(answers) - len(scored) - len(refused) <= len(answers) / 20
     assert scored
     assert latency_ms(refused, 50) < latency_ms(scored, 50) / 2
     wait_until(lambda: metric(url, "pipeprobe_queue_frames") == 0)
