@@ -2,6 +2,7 @@
 # make serve  keep the scoring service up on http://127.0.0.1:3000
 # make test   build the full environment and run every check, as CI does
 # make check  the checks alone, in the environment that is active (or the one that `make test` built)
+# make test-observability  ask a real Prometheus (apt-get install prometheus) every query of dashboard and alerts
 # make test-fuzz, test-soak, test-kill  the long runs of tests/reliability; scale.py there says how to size them
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ FULL_ENV := .venv
 # The checks run in the full environment where it exists, else with whatever is active.
 BIN := $(if $(wildcard $(FULL_ENV)/.ready),$(FULL_ENV)/bin/,)
 
-.PHONY: demo serve test check test-fuzz test-soak test-kill format clean
+.PHONY: demo serve test check test-observability test-fuzz test-soak test-kill format clean
 
 demo: $(SERVE_ENV)/.ready
 	$(SERVE_ENV)/bin/pipeprobe demo --out demo-out
@@ -26,6 +27,9 @@ check:
 	$(BIN)ruff check .
 	$(BIN)mypy
 	$(BIN)python -m pytest
+
+test-observability:
+	$(BIN)python -m pytest tests/serving -s -m observability
 
 test-fuzz test-soak test-kill:
 	$(BIN)python -m pytest tests/reliability -s -m $(@:test-%=%)

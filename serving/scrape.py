@@ -16,6 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 logger = logging.getLogger(__name__)
 
+GPU_METRICS = {
+    "pipeprobe_gpu_memory_used_bytes": "GPU memory in use, by anybody",
+    "pipeprobe_gpu_memory_bytes": "GPU memory that there is",
+    "pipeprobe_gpu_busy_ratio": "Share of the last moments in which the GPU ran something",
+}
 _UTILISATION_PERCENT = 100
 
 
@@ -57,11 +62,7 @@ class GpuCollector:
             return
         if self._handles is None:
             self._handles = _open_gpus()
-        used = GaugeMetricFamily("pipeprobe_gpu_memory_used_bytes", "GPU memory in use, by anybody", labels=["device"])
-        size = GaugeMetricFamily("pipeprobe_gpu_memory_bytes", "GPU memory that there is", labels=["device"])
-        busy = GaugeMetricFamily(
-            "pipeprobe_gpu_busy_ratio", "Share of the last moments in which the GPU ran something", labels=["device"]
-        )
+        used, size, busy = (GaugeMetricFamily(name, text, labels=["device"]) for name, text in GPU_METRICS.items())
         for device, handle in self._handles:
             import pynvml
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from support.live_service import live_service
+from support.observed_service import png, through_new_camera
 from support.tiny_pair import add_reference, random_frames, write_tiny_pair
 
 from serving.drift import DISTANCE_THRESHOLD, PSI_THRESHOLD
@@ -35,11 +34,7 @@ def send(url: str, frames: NDArray[np.uint8]) -> None:
     """Score frames in batches, a connection each, so that both workers get some."""
 
     def post(batch: NDArray[np.uint8]) -> int:
-        files = []
-        for frame in batch:
-            body = io.BytesIO()
-            Image.fromarray(frame).save(body, "PNG", compress_level=1)
-            files.append(("files", ("f.png", body.getvalue(), "image/png")))
+        files = [("files", ("f.png", png(frame), "image/png")) for frame in batch]
         return httpx.post(f"{url}/v1/score/batch", files=files, timeout=30).status_code
 
     with ThreadPoolExecutor(4) as pool:
@@ -68,10 +63,7 @@ def test_a_new_camera_moves_both_and_steady_traffic_neither(service: str) -> Non
     assert steady["score_psi"] < 4 * steady["score_psi_expected"] < PSI_THRESHOLD
     assert steady["embedding_distance"] < 4 * steady["embedding_distance_expected"] < DISTANCE_THRESHOLD
 
-    # A camera with a brighter, warmer light and a duller picture.
-    changed = random_frames(2 * WINDOW, seed=3).astype(float)
-    changed = 90 + 0.6 * changed * np.array([1.5, 0.9, 0.6])
-    send(service, np.clip(changed, 0, 255).astype(np.uint8))
+    send(service, through_new_camera(random_frames(2 * WINDOW, seed=3)))
     moved = drift(service)
     assert moved["score_psi"] > PSI_THRESHOLD
     assert moved["embedding_distance"] > DISTANCE_THRESHOLD
