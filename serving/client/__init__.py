@@ -17,16 +17,17 @@ from serving.client.errors import (
     ClientError,
     ConnectionFailedError,
     FrameRefusedError,
-    FrameUnreadableError,
     Problem,
     ServiceError,
     TimedOutError,
     UnauthorisedError,
     UnavailableError,
+    UnreadableError,
 )
 from serving.client.results import Failure, Model, Score
 from serving.client.retries import Retries
 from serving.client.sync import Client
+from serving.client.videos import VideoFailedError, VideoFinding, VideoJob, VideoOptions, VideoResult
 
 __all__ = [
     "AsyncClient",
@@ -37,7 +38,6 @@ __all__ = [
     "ConnectionFailedError",
     "Failure",
     "FrameRefusedError",
-    "FrameUnreadableError",
     "Model",
     "Problem",
     "Retries",
@@ -46,5 +46,11 @@ __all__ = [
     "TimedOutError",
     "UnauthorisedError",
     "UnavailableError",
+    "UnreadableError",
+    "VideoFailedError",
+    "VideoFinding",
+    "VideoJob",
+    "VideoOptions",
+    "VideoResult",
     "progress_bar",
 ]

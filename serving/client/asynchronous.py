@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 
 from serving.client.core import Batching, Core, Gathering, Options, Progress, headers_of
-from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T
+from serving.client.errors import ClientError
+from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T, headers_of_call
 from serving.client.frames import FrameLike, Payload, batches_of, payload_of
 from serving.client.results import Failure, Model, Score
 from serving.client.retries import Retries
+from serving.client.videos import (
+    VideoJob,
+    VideoOptions,
+    VideoProgress,
+    VideoResult,
+    cancel_video,
+    follow_video,
+    submit_video,
+    video_job,
+)
+
+_CHUNK = 2**20
 
 
 class AsyncClient:
@@ -62,10 +78,16 @@ class AsyncClient:
         await self._http.aclose()
 
     async def score(
-        self, frame: FrameLike, *, pair: str | None = None, operating_point: str | None = None, evidence: bool = False
+        self,
+        frame: FrameLike,
+        *,
+        pair: str | None = None,
+        version: str | None = None,
+        operating_point: str | None = None,
+        evidence: bool = False,
     ) -> Score:
         """Score one frame; see `Client.score`."""
-        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        options = Options(pair=pair, version=version, operating_point=operating_point, evidence=evidence)
         payload = await asyncio.to_thread(payload_of, frame)
         return await self._run(self._core.score(payload, options))
 
@@ -74,6 +96,7 @@ class AsyncClient:
         frames: Iterable[FrameLike],
         *,
         pair: str | None = None,
+        version: str | None = None,
         operating_point: str | None = None,
         evidence: bool = False,
         progress: Progress | None = None,
@@ -82,7 +105,7 @@ class AsyncClient:
 
         `frames` is iterated in threads. `progress` is called on the loop.
         """
-        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        options = Options(pair=pair, version=version, operating_point=operating_point, evidence=evidence)
         batching = self._core.batching
         gathering = Gathering(frames, progress)
         batches = batches_of(frames, max_frames=batching.max_frames, max_bytes=batching.max_bytes)
@@ -102,6 +125,44 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         return gathering.in_order()
+
+    async def score_video(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        options: VideoOptions | None = None,
+        upload_s: float = 3600.0,
+        progress: VideoProgress | None = None,
+    ) -> VideoResult:
+        """Send a whole inspection, wait for its end, and return its findings; see `Client.score_video`."""
+        job = await self.submit_video(path, options=options, upload_s=upload_s)
+        try:
+            return await self.video_result(job.id, progress=progress)
+        except ClientError as error:
+            error.add_note(f"video job {job.id}")
+            raise
+        except BaseException:
+            with contextlib.suppress(ClientError):
+                await asyncio.shield(self.cancel_video(job.id))
+            raise
+
+    async def submit_video(
+        self, path: str | os.PathLike[str], *, options: VideoOptions | None = None, upload_s: float = 3600.0
+    ) -> VideoJob:
+        """Send a whole inspection within `upload_s` and do not wait for what becomes of it."""
+        return await self._run(submit_video(self._core, Path(path), options or VideoOptions(), upload_s=upload_s))
+
+    async def video_job(self, job_id: str) -> VideoJob:
+        """How far a job is."""
+        return await self._run(video_job(self._core, job_id))
+
+    async def video_result(self, job_id: str, *, progress: VideoProgress | None = None) -> VideoResult:
+        """Wait for a job's end and return its findings."""
+        return await self._run(follow_video(self._core, job_id, progress))
+
+    async def cancel_video(self, job_id: str) -> None:
+        """End a job that waits or runs; delete one that has ended, with its results."""
+        await self._run(cancel_video(self._core, job_id))
 
     async def models(self) -> list[Model]:
         """The pairs that are served."""
@@ -136,8 +197,8 @@ class AsyncClient:
                     call.method,
                     call.path,
                     params=call.params,
-                    headers=call.headers,
-                    content=None if call.content is None else call.content(),
+                    headers=headers_of_call(call),
+                    content=_chunks(call.content) if isinstance(call.content, Path) else call.content,
                     files=call.files,
                     timeout=self._core.timeout(wanted.timeout_s),
                 ) as response,
@@ -153,3 +214,9 @@ async def _collect(pending: dict[asyncio.Task[list[Score | Failure]], list[int]]
     done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         gathering.add(pending.pop(task), task.result())
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            yield chunk

@@ -50,11 +50,12 @@ class Options:
     """What is asked for besides the score; absent names mean the service's defaults."""
 
     pair: str | None = None
+    version: str | None = None
     operating_point: str | None = None
     evidence: bool = False
 
     def params(self) -> dict[str, str]:
-        given = {"pair": self.pair, "operating_point": self.operating_point}
+        given = {"pair": self.pair, "version": self.version, "operating_point": self.operating_point}
         params = {name: value for name, value in given.items() if value is not None}
         return params | ({"evidence": "true"} if self.evidence else {})
 
@@ -92,7 +93,7 @@ class Core:
             path="/v1/score",
             params=options.params(),
             headers={"content-type": _OCTETS},
-            content=lambda: payload.data,
+            content=payload.data,
         )
         reply = yield from exchange(call, deadline_s=self.deadline_s, retries=self.retries)
         body = json_of(reply)

@@ -1,10 +1,11 @@
 """Everything that the client raises, or returns in a frame's place, in one tree.
 
     ClientError
-    ├── FrameUnreadableError   the frame given is no frame: no such file, a wrong array
+    ├── UnreadableError        what was given is no frame, no video: no such file, a wrong array
     ├── ConnectionFailedError  the service could not be reached, or broke the connection
     ├── TimedOutError          no answer within a timeout or the deadline
     ├── BadAnswerError         what answered is not this service
+    ├── VideoFailedError       a video job ended without a result (`job`)
     └── ServiceError           the service answered with a problem document (`problem`, `status`)
         ├── FrameRefusedError  413, 415, 422: this frame cannot be scored
         ├── UnauthorisedError  401, 403: the API key is missing or wrong
@@ -27,8 +28,8 @@ class ClientError(Exception):
     """Base of all errors of the client."""
 
 
-class FrameUnreadableError(ClientError):
-    """What was given as a frame cannot be sent: no such file, an array of another shape or dtype."""
+class UnreadableError(ClientError):
+    """What was given cannot be sent: no such file, an array of another shape or dtype."""
 
 
 class ConnectionFailedError(ClientError):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -29,7 +30,6 @@ from serving.client.errors import (
 from serving.client.retries import Retries, retry_after_of
 
 Files = list[tuple[str, tuple[str, bytes, str]]]
-Content = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ class Call:
     """A request as it can be sent again and again.
 
     `repeatable`: doing it twice does no harm, so it may be repeated though it could have been received.
-    `content` makes the body of an attempt anew.
+    `content` is the body, or the file that holds it: large ones are sent as they are read.
     """
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    content: Callable[[], Content] | None = None
+    content: bytes | Path | None = None
     files: Files | None = None
     repeatable: bool = True
 
@@ -100,6 +100,12 @@ def exchange(
         if failed > retries.max_retries or not _may_repeat(call, outcome) or clock() + wait_s >= ends_at:
             raise error
         yield Pause(seconds=wait_s)
+
+
+def headers_of_call(call: Call) -> dict[str, str]:
+    """The call's headers; of a file, its length with them, or it would be sent in chunks of unknown number."""
+    length = {"content-length": str(call.content.stat().st_size)} if isinstance(call.content, Path) else {}
+    return {**call.headers, **length}
 
 
 def json_of(reply: Reply) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from serving.client.errors import FrameUnreadableError
+from serving.client.errors import UnreadableError
 from serving.client.results import Failure
 
 FrameLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Payload:
 def payload_of(frame: FrameLike) -> Payload:
     """Read or encode one frame: files and bytes go as they are, pixels as PNG, which loses nothing.
 
-    Raises `FrameUnreadableError` for what cannot be read, and `TypeError` for what is no frame at all.
+    Raises `UnreadableError` for what cannot be read, and `TypeError` for what is no frame at all.
     """
     if isinstance(frame, bytes | bytearray | memoryview):
         return Payload(name="", data=bytes(frame))
@@ -46,7 +46,7 @@ def payload_of(frame: FrameLike) -> Payload:
             return Payload(name=path.name, data=path.read_bytes())
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             reason = error.strerror if isinstance(error, OSError) else error
-            raise FrameUnreadableError(f"{str(path)!r} cannot be read: {reason}") from error
+            raise UnreadableError(f"{str(path)!r} cannot be read: {reason}") from error
     if isinstance(frame, Image.Image):
         return Payload(name="", data=_png_of(frame))
     if isinstance(frame, np.ndarray):
@@ -70,7 +70,7 @@ def batches_of(
     for index, frame in enumerate(frames):
         try:
             payload = payload_of(frame)
-        except FrameUnreadableError as error:
+        except UnreadableError as error:
             failures[index] = Failure(name=_name_of(frame), error=error)
         else:
             size = len(payload.data) + _OVERHEAD_BYTES
@@ -93,9 +93,9 @@ def _name_of(frame: FrameLike) -> str:
 
 def _checked(frame: NDArray[Any]) -> NDArray[np.uint8]:
     if frame.dtype != np.uint8:
-        raise FrameUnreadableError(f"an array must be uint8 with values 0 to 255, got {frame.dtype}")
+        raise UnreadableError(f"an array must be uint8 with values 0 to 255, got {frame.dtype}")
     if not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)) or 0 in frame.shape:
-        raise FrameUnreadableError(f"an array must be [H, W, 3] or [H, W] and not empty, got shape {frame.shape}")
+        raise UnreadableError(f"an array must be [H, W, 3] or [H, W] and not empty, got shape {frame.shape}")
     return np.ascontiguousarray(frame)
 
 
@@ -107,5 +107,5 @@ def _png_of(image: Image.Image) -> bytes:
         buffer = io.BytesIO()
         upright.save(buffer, "PNG", compress_level=1)
     except (OSError, ValueError, SyntaxError) as error:
-        raise FrameUnreadableError(f"the image cannot be read: {error}") from error
+        raise UnreadableError(f"the image cannot be read: {error}") from error
     return buffer.getvalue()

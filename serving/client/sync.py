@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 
 from serving.client.core import Batching, Core, Gathering, Options, Progress, headers_of
-from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T
+from serving.client.errors import ClientError
+from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T, headers_of_call
 from serving.client.frames import FrameLike, Payload, batches_of, payload_of
 from serving.client.results import Failure, Model, Score
 from serving.client.retries import Retries
+from serving.client.videos import (
+    VideoJob,
+    VideoOptions,
+    VideoProgress,
+    VideoResult,
+    cancel_video,
+    follow_video,
+    submit_video,
+    video_job,
+)
+
+_CHUNK = 2**20
 
 
 class Client:
@@ -73,10 +89,16 @@ class Client:
         self._http.close()
 
     def score(
-        self, frame: FrameLike, *, pair: str | None = None, operating_point: str | None = None, evidence: bool = False
+        self,
+        frame: FrameLike,
+        *,
+        pair: str | None = None,
+        version: str | None = None,
+        operating_point: str | None = None,
+        evidence: bool = False,
     ) -> Score:
         """Score one frame: a path, the bytes of an image file, a Pillow image or RGB uint8 [H, W, 3]."""
-        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        options = Options(pair=pair, version=version, operating_point=operating_point, evidence=evidence)
         return self._run(self._core.score(payload_of(frame), options))
 
     def score_many(
@@ -84,6 +106,7 @@ class Client:
         frames: Iterable[FrameLike],
         *,
         pair: str | None = None,
+        version: str | None = None,
         operating_point: str | None = None,
         evidence: bool = False,
         progress: Progress | None = None,
@@ -93,7 +116,7 @@ class Client:
         Frames are read when it is their turn, so an iterable may be longer than memory. What concerns the whole
         call, such as a wrong key or an unknown pair, is raised. `progress` is called from this thread.
         """
-        options = Options(pair=pair, operating_point=operating_point, evidence=evidence)
+        options = Options(pair=pair, version=version, operating_point=operating_point, evidence=evidence)
         batching = self._core.batching
         gathering = Gathering(frames, progress)
         pending: dict[Future[list[Score | Failure]], list[int]] = {}
@@ -113,6 +136,48 @@ class Client:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return gathering.in_order()
+
+    def score_video(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        options: VideoOptions | None = None,
+        upload_s: float = 3600.0,
+        progress: VideoProgress | None = None,
+    ) -> VideoResult:
+        """Send a whole inspection, wait for its end, and return its findings.
+
+        Being interrupted cancels the job. If the service cannot be reached any more, the job goes on there, and the
+        error's notes name it: `video_result` waits for it. Raises `VideoFailedError` if the job fails.
+        """
+        job = self.submit_video(path, options=options, upload_s=upload_s)
+        try:
+            return self.video_result(job.id, progress=progress)
+        except ClientError as error:
+            error.add_note(f"video job {job.id}")
+            raise
+        except BaseException:
+            with contextlib.suppress(ClientError):
+                self.cancel_video(job.id)
+            raise
+
+    def submit_video(
+        self, path: str | os.PathLike[str], *, options: VideoOptions | None = None, upload_s: float = 3600.0
+    ) -> VideoJob:
+        """Send a whole inspection within `upload_s` and do not wait for what becomes of it."""
+        return self._run(submit_video(self._core, Path(path), options or VideoOptions(), upload_s=upload_s))
+
+    def video_job(self, job_id: str) -> VideoJob:
+        """How far a job is."""
+        return self._run(video_job(self._core, job_id))
+
+    def video_result(self, job_id: str, *, progress: VideoProgress | None = None) -> VideoResult:
+        """Wait for a job's end and return its findings."""
+        return self._run(follow_video(self._core, job_id, progress))
+
+    def cancel_video(self, job_id: str) -> None:
+        """End a job that waits or runs; delete one that has ended, with its results."""
+        self._run(cancel_video(self._core, job_id))
 
     def models(self) -> list[Model]:
         """The pairs that are served."""
@@ -146,8 +211,8 @@ class Client:
                 call.method,
                 call.path,
                 params=call.params,
-                headers=call.headers,
-                content=None if call.content is None else call.content(),
+                headers=headers_of_call(call),
+                content=_chunks(call.content) if isinstance(call.content, Path) else call.content,
                 files=call.files,
                 timeout=self._core.timeout(wanted.timeout_s),
             ) as response:
@@ -170,3 +235,9 @@ def _read(response: httpx.Response, ends_at: float) -> bytes:
         if time.monotonic() > ends_at:
             raise httpx.ReadTimeout("the answer did not end before the deadline", request=response.request)
     return b"".join(parts)
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk

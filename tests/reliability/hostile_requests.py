@@ -299,6 +299,39 @@ def _infer(draw: Draw) -> Hostile:
     return Hostile(kind="infer", parts=(request_bytes("POST", path, body, headers),))
 
 
+def _video(draw: Draw) -> Hostile:
+    """Uploads that are no videos, and jobs that do not exist."""
+    body = draw.choice(
+        (
+            b"",
+            b"no video",
+            b"\0\0\0\x18ftypmp42" + draw.randbytes(500),
+            b"\x1aE\xdf\xa3" + draw.randbytes(500),
+            b"RIFF\xff\xff\0\0AVI LIST" + draw.randbytes(500),
+            b'{"path": "../../etc/passwd"}',
+            b'{"path": "/dev/zero"}',
+            b'{"path": 7, "more": []}',
+            b"[" * 60_000,
+            b'{"path": "' + b"a/" * 50_000 + b'"}',
+        )
+    )
+    kind = draw.choice(("video/mp4", "application/octet-stream", "application/json", "multipart/form-data; boundary=b"))
+    query = draw.choice(
+        ("", "?every_s=0", "?every_s=nan", "?every_s=-1e999", "?name=../../x", "?name=" + "n" * 3000, "?x=1")
+    )
+    key = draw.choice(((), (), ("Idempotency-Key: " + "k" * 500,), ("Idempotency-Key: \xff",)))
+    if draw.random() < 0.5:
+        return Hostile(
+            kind="video", parts=(request_bytes("POST", "/v1/videos" + query, body, [f"Content-Type: {kind}", *key]),)
+        )
+    job = draw.choice(("none", "%2e%2e", "0" * 32, "a" * 3000, "%00"))
+    what = draw.choice(("", "/result", "/files/findings.json", "/files/..%2f..%2fupload", "/files/%2fetc%2fpasswd"))
+    path = draw.choice(
+        (f"/v1/videos/{job}{what}", "/v1/videos?state=all", "/v1/videos?limit=0", "/v1/videos?before=-1")
+    )
+    return Hostile(kind="video", parts=(request_bytes(draw.choice(("GET", "DELETE")), path),))
+
+
 def _gone(draw: Draw) -> Hostile:
     """Callers who leave in the middle of a request, or before its answer."""
     image = draw.choice(sound_images())
@@ -324,6 +357,7 @@ _WAYS: dict[str, Callable[[Draw], Hostile]] = {
     "query": _query,
     "path": _path,
     "infer": _infer,
+    "video": _video,
     "gone": _gone,
     "slow": _slow,
 }

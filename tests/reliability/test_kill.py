@@ -9,7 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,9 +18,10 @@ import psutil
 import pytest
 from reliability import scale
 from reliability.frames import KnownFrame, known_frames, models_for, served
-from support.live_service import LiveService
+from support.live_service import LiveService, free_port
+from support.video_files import red_between, repeat, write_h264
 
-from serving.client import Client, Retries
+from serving.client import Client, Retries, VideoFinding, VideoOptions
 
 CALLERS = 4
 # What is promised, and what a machine with other work is given where the suite runs as a whole.
@@ -149,6 +151,12 @@ def kill_service(service: LiveService, load: Load, models: Path, limit_s: float,
         load.stop()  # before the service does, which is no fault of anybody
 
 
+def is_scoring(url: str) -> bool:
+    """Whether a job runs that has scored something."""
+    page = httpx.get(f"{url}/v1/videos", params={"state": "running"}, timeout=PATIENCE_S).json()
+    return any(job["frames_done"] > 0 for job in page["jobs"])
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     return models_for(tmp_path)
@@ -191,3 +199,32 @@ def test_services_killed_again_and_again(
     with served(models) as service, load_on(service.url, frames) as load:
         wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
         kill_service(service, load, models, BACK_S, supervisor_only=supervisor_only)
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(1800)
+def test_no_video_job_is_lost(models: Path, tmp_path: Path) -> None:
+    """Callers wait for their videos while the service is killed under them, again and again."""
+    video = repeat(write_h264(tmp_path / "short.mp4", red_between(4, 7), seconds=10), tmp_path / "run.mp4", times=16)
+    settings = {"jobs": tmp_path / "jobs", "job_lease_s": 2, "job_attempts": 100}
+    draw, port = random.Random(scale.SEED), free_port()
+
+    def findings() -> tuple[VideoFinding, ...]:
+        with Client(f"http://127.0.0.1:{port}", deadline_s=2 * PATIENCE_S, retries=PATIENT) as client:
+            return client.score_video(video, options=VideoOptions(every_s=0.04)).findings
+
+    with ExitStack() as services, ThreadPoolExecutor(3) as callers:
+        service = services.enter_context(served(models, port=port, settings=settings))
+        undisturbed = findings()
+        waiting = [callers.submit(findings) for _ in range(3)]
+        for _ in range(scale.ROUNDS):
+            wait_for(lambda url=service.url: is_scoring(url), "a job runs", PATIENCE_S)  # type: ignore[misc]
+            time.sleep(draw.uniform(0, 1))
+            os.killpg(service.process.pid, signal.SIGKILL)
+            service.process.wait()
+            service = services.enter_context(served(models, port=port, settings=settings))
+        assert [each.result(timeout=600) for each in waiting] == [undisturbed] * 3
+        jobs = httpx.get(f"{service.url}/v1/videos", timeout=PATIENCE_S).json()["jobs"]
+    print(f"\n{scale.ROUNDS} kills; attempts of the jobs: {[job['attempts'] for job in jobs]}")
+    assert [job["state"] for job in jobs] == ["done"] * 4
+    assert max(job["attempts"] for job in jobs) > 1, "no kill hit a job that ran"

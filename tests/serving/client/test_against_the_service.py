@@ -20,11 +20,11 @@ from serving.client import (
     Client,
     Failure,
     FrameRefusedError,
-    FrameUnreadableError,
     Model,
     Score,
     ServiceError,
     UnavailableError,
+    UnreadableError,
     progress_bar,
 )
 
@@ -65,7 +65,7 @@ def test_errors_have_types(call: CallClient, url: str) -> None:
         call(url, "score", b"no image")
     assert caught.value.status == 415
     assert caught.value.request_id
-    with pytest.raises(FrameUnreadableError):
+    with pytest.raises(UnreadableError):
         call(url, "score", "/nowhere.jpg")
     with pytest.raises(ServiceError, match="no operating point") as caught_point:
         call(url, "score_many", [RED], operating_point="best")
@@ -80,7 +80,7 @@ def test_many_frames_come_back_in_order_and_bad_ones_alone(call: CallClient, url
     client = {"batching": Batching(max_frames=16, concurrency=3)}
     results = call(url, "score_many", frames, progress=lambda *done: seen.append(done), client=client)
     expected = reference_outputs(FRAMES)["score"]
-    errors = {7: FrameRefusedError, 20: FrameUnreadableError, 39: FrameRefusedError}
+    errors = {7: FrameRefusedError, 20: UnreadableError, 39: FrameRefusedError}
     assert len(results) == 40
     for index, result in enumerate(results):
         if index in errors:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support.images import encode, quadrants
 
-from serving.client.errors import FrameUnreadableError
+from serving.client.errors import UnreadableError
 from serving.client.frames import batches_of, payload_of
 from serving.frames import decode_full
 
@@ -62,13 +62,13 @@ def test_an_image_taken_sideways_is_sent_upright() -> None:
     ],
 )
 def test_says_what_is_no_frame(frame: Any) -> None:
-    with pytest.raises(FrameUnreadableError):
+    with pytest.raises(UnreadableError):
         payload_of(frame)
 
 
 def test_a_damaged_image_is_told_before_it_is_sent() -> None:
     cut = Image.open(io.BytesIO(encode(PICTURE, "JPEG")[:-60]))
-    with pytest.raises(FrameUnreadableError, match="image cannot be read"):
+    with pytest.raises(UnreadableError, match="image cannot be read"):
         payload_of(cut)
 
 
