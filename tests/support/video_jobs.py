@@ -30,12 +30,17 @@ def wait_for_end(url: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def wait_until_scoring(url: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Until its process has scored something and is not done."""
-    return wait_for(url, job, lambda each: each["state"] == "running" and each["frames_done"] > 0)
+    """Until its process has scored more than the first frame, which lies at 0 s, and is not done."""
+    return wait_for(url, job, lambda each: each["state"] == "running" and bool(each["progress"]))
 
 
-def job_processes(folder: Path) -> list[psutil.Process]:
-    """The processes of jobs whose files lie under the service's `folder` of jobs, whoever is their parent."""
+def job_process(folder: Path, job: dict[str, Any]) -> psutil.Process:
+    """The one process of a running job, whoever is its parent; `folder` is the service's folder of jobs."""
+    (process,) = _processes_under(folder / "files" / job["id"])
+    return process
+
+
+def _processes_under(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         try:

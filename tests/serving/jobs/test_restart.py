@@ -16,7 +16,7 @@ import pytest
 from support.live_service import ROOT, clean_environment, free_port, live_service, started, wait_until_ready
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, repeat, write_h264
-from support.video_jobs import files_of, job_processes, wait_for_end, wait_until_scoring
+from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
 
 EVERY_S = {"every_s": "0.04"}
 
@@ -57,13 +57,13 @@ def test_a_job_survives_the_kill_of_the_whole_service(models: Path, video: Path,
     with service(models, tmp_path) as (url, process):
         job = submit(url, video).json()
         wait_until_scoring(url, job)
-        (job_process,) = job_processes(tmp_path / "jobs")
+        working = job_process(tmp_path / "jobs", job)
         everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        killed = [each for each in everything if each != job_process]
+        killed = [each for each in everything if each != working]
         for each in killed:
             os.kill(each.pid, signal.SIGKILL)
         # The process of the job was not killed, and ends with the service all the same.
-        assert psutil.wait_procs([*killed, job_process], timeout=20)[1] == []
+        assert psutil.wait_procs([*killed, working], timeout=20)[1] == []
     with service(models, tmp_path) as (url, _):
         again = wait_until_scoring(url, job)
         assert again["attempts"] == 2
@@ -85,12 +85,12 @@ def test_a_job_survives_the_kill_of_its_worker(models: Path, video: Path, tmp_pa
     with service(models, tmp_path) as (url, process):
         job = submit(url, video).json()
         wait_until_scoring(url, job)
-        (job_process,) = job_processes(tmp_path / "jobs")
-        worker = job_process.parent()
+        working = job_process(tmp_path / "jobs", job)
+        worker = working.parent()
         assert worker is not None
         assert worker.pid != process.pid
         worker.kill()
-        assert psutil.wait_procs([worker, job_process], timeout=20)[1] == []
+        assert psutil.wait_procs([worker, working], timeout=20)[1] == []
         wait_until_ready(url, process)
         done = wait_for_end(url, job)
         assert (done["state"], done["attempts"]) == ("done", 2)
@@ -100,10 +100,10 @@ def test_an_orderly_stop_gives_the_job_back_and_leaves_no_process(models: Path, 
     with service(models, tmp_path) as (url, process):
         job = submit(url, video).json()
         wait_until_scoring(url, job)
-        (job_process,) = job_processes(tmp_path / "jobs")
+        working = job_process(tmp_path / "jobs", job)
         process.send_signal(signal.SIGINT)
         process.wait(20)
-        assert psutil.wait_procs([job_process], timeout=5)[1] == []
+        assert psutil.wait_procs([working], timeout=5)[1] == []
     with service(models, tmp_path) as (url, _):
         done = wait_for_end(url, job)
         assert (done["state"], done["attempts"]) == ("done", 1)

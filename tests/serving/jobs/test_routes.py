@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.live_service import live_service
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, repeat, truncate, write_h264
-from support.video_jobs import files_of, job_processes, wait_for_end, wait_until_scoring
+from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
 
 from serving.pair import load_pair
 from serving.scorer import Scorer
@@ -167,16 +167,16 @@ def test_cancelling_ends_the_work_and_frees_the_space(world: World) -> None:
     job = world.submit("long.mp4", params={"every_s": "0.04"})
     progress = wait_until_scoring(world.url, job)
     assert 0 < progress["progress"] < 1
-    (process,) = job_processes(world.jobs)
+    process = job_process(world.jobs, job)
     assert process.nice() == psutil.Process().nice() + 3
     scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (process.ppid(), process.pid)]
     assert scores[1] == min(1000, scores[0] + 500)
     answer = httpx.delete(f"{world.url}/v1/videos/{job['id']}", timeout=30)
-    assert answer.status_code == 200
-    assert answer.json()["state"] == "cancelled"
+    # 202 where the machine is so busy that the service does not wait for the end.
+    assert answer.status_code in (200, 202)
+    shown = wait_for_end(world.url, job)
     assert not process.is_running()
-    assert not (world.jobs / "files" / job["id"]).exists()
-    shown = world.get(f"/v1/videos/{job['id']}").json()
+    wait_until(lambda: not (world.jobs / "files" / job["id"]).exists())
     assert (shown["state"], shown["files"], shown["cancelling"]) == ("cancelled", {}, False)
     assert httpx.delete(f"{world.url}/v1/videos/{job['id']}", timeout=20).status_code == 204
     assert world.get(f"/v1/videos/{job['id']}").status_code == 404
@@ -185,7 +185,7 @@ def test_cancelling_ends_the_work_and_frees_the_space(world: World) -> None:
 def test_a_job_outlives_its_process(world: World, tmp_path: Path) -> None:
     job = world.submit("middle.mp4", params={"every_s": "0.04"})
     wait_until_scoring(world.url, job)
-    (process,) = job_processes(world.jobs)
+    process = job_process(world.jobs, job)
     process.kill()
     job = wait_for_end(world.url, job)
     assert (job["state"], job["attempts"]) == ("done", 2)
@@ -201,6 +201,7 @@ def test_two_workers_run_no_job_twice(world: World) -> None:
         while world.get(f"/v1/videos/{job['id']}").json()["state"] in ("queued", "running"):
             states = [each["state"] for each in world.get("/v1/videos?limit=8").json()["jobs"]]
             most = max(most, states.count("running"))
+            time.sleep(0.05)
         done = world.get(f"/v1/videos/{job['id']}").json()
         assert (done["state"], done["attempts"]) == ("done", 1)
         assert [path.name for path in (world.jobs / "files" / job["id"]).glob("claim-*")] == ["claim-1"]
