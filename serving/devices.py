@@ -71,7 +71,7 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
-def providers_for(device: Device) -> list[tuple[str, dict[str, Any]]]:
+def providers_for(device: Device, *, cuda_graphs: bool = False) -> list[tuple[str, dict[str, Any]]]:
     """ONNX Runtime providers, first choice first; the CPU stays in the list for the odd shape operation."""
     cpu: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
     if device.kind == "cpu":
@@ -83,6 +83,8 @@ def providers_for(device: Device) -> list[tuple[str, dict[str, Any]]]:
         # Doubling the arena would take memory from other processes on the device for batches that never come.
         "arena_extend_strategy": "kSameAsRequested",
     }
+    if cuda_graphs:
+        options["enable_cuda_graph"] = 1
     return [("CUDAExecutionProvider", options), cpu]
 
 

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     decode_threads: int = _number(0, 0, 256, "threads that decode frames; 0: the available cores over the workers")
     scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 4 on a CPU, 32 on a GPU")
     scorers: int = _number(0, 0, 16, "session runs at the same time; 0: 2 on a CPU of several cores, else 1")
+    cuda_graphs: int = _number(
+        0, 0, 1, "1: one CUDA graph for each batch size, on GPUs only; whether it pays depends on pair and GPU"
+    )
     max_queue: int = _number(256, 1, 100_000, "frames admitted and not yet scored; above: 503")
     max_requests: int = _number(512, 1, 100_000, "scoring requests at the same time; above: 503")
     max_caller_requests: int = _number(
@@ -228,6 +231,12 @@ class Settings(BaseSettings):
             "max_batch_frames",
             self.max_batch_frames,
             f"at most {PREFIX}MAX_QUEUE = {self.max_queue}, or no full batch could ever be admitted",
+        )
+        _check(
+            not self.cuda_graphs or all(parse_device(name).kind == "cuda" for name in self.device),
+            "cuda_graphs",
+            self.cuda_graphs,
+            f"0 unless every {PREFIX}DEVICE is a GPU",
         )
         _check(
             self.max_body_bytes <= self.max_bytes_held,

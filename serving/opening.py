@@ -159,6 +159,7 @@ class Opener:
             variant=self._settings.variant or None,
             threads=threads,
             max_batch=self._settings.batch_of(self._device),
+            cuda_graphs=bool(self._settings.cuda_graphs),
         )
         scorer.warm_up()
         verify_golden(scorer)

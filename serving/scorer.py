@@ -5,13 +5,14 @@ Shape legend: N frames, S image side, D feature dimension, h w evidence map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.device_buffers import BufferedRuns
 from serving.devices import (
     Device,
     available_cores,
@@ -77,6 +78,7 @@ class Scorer:
             else fp32.
         threads: CPU threads of one `score` call; None takes all cores that this process may use.
         max_batch: most frames in one run of the session, 1 to 128; larger inputs are scored in chunks.
+        cuda_graphs: capture the run of each batch size as a CUDA graph; `DeviceError` on a CPU.
 
     Raises `PairNotFoundError` for an unknown variant and `PairInvalidError` if the graph is not what the
     manifest declares.
@@ -90,6 +92,7 @@ class Scorer:
         variant: str | None = None,
         threads: int | None = None,
         max_batch: int = 32,
+        cuda_graphs: bool = False,
     ) -> None:
         if not 1 <= max_batch <= BATCH_SIZES[-1]:
             raise ValueError(f"max_batch must be 1 to {BATCH_SIZES[-1]}, got {max_batch}")
@@ -102,9 +105,14 @@ class Scorer:
         self.threads = threads or available_cores()
         self.max_batch = max_batch
         self._sizes = (*(size for size in BATCH_SIZES if size < max_batch), max_batch)
-        self._session = _open_session(pair, self.variant, self._device, self.threads)
+        if cuda_graphs and self._device.kind != "cuda":
+            raise DeviceError(
+                f"CUDA graphs were asked for on {device}, which has none; name a cuda device or leave them"
+            )
+        self._session = _open_session(pair, self.variant, self._device, self.threads, cuda_graphs=cuda_graphs)
         self.provider: str = self._session.get_providers()[0]
         _check_graph(self._session, pair.manifest, self.variant)
+        self._buffered = _buffered_runs(self._session, pair.manifest, self._device) if cuda_graphs else None
 
     def score(self, frames: NDArray[np.uint8]) -> Scores:
         """Score frames, uint8 [N, S, S, 3], for any N including 0.
@@ -143,6 +151,8 @@ class Scorer:
         return [output[:n] for output in self._run(batch)]
 
     def _run(self, batch: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        if self._buffered is not None:
+            return self._buffered.run(batch)
         if self._device.kind == "cpu":
             return list(self._session.run(OUTPUTS, {_INPUT: batch}))
         # Bound per call, not per session: a binding holds one caller's arrays, and callers run at the same
@@ -197,7 +207,18 @@ def default_variant(manifest: Manifest, device: Device) -> str:
     raise DeviceError(f"pair {manifest.name} has no variant for {device}, only {available}; name one of these")
 
 
-def _open_session(pair: Pair, variant: str, device: Device, threads: int) -> Any:
+def _buffered_runs(session: Any, manifest: Manifest, device: Device) -> BufferedRuns:
+    shapes: dict[str, Sequence[int]] = {
+        "score": (),
+        "logit": (),
+        "embedding": (manifest.feature_dim,),
+        "evidence": manifest.evidence_shape,
+    }
+    outputs = {name: shapes[name] for name in OUTPUTS}
+    return BufferedRuns(session, device, input_name=_INPUT, side=manifest.image_size, outputs=outputs)
+
+
+def _open_session(pair: Pair, variant: str, device: Device, threads: int, *, cuda_graphs: bool = False) -> Any:
     path = pair.variant_path(variant)
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -209,7 +230,9 @@ def _open_session(pair: Pair, variant: str, device: Device, threads: int) -> Any
     if device.kind == "cuda":
         load_cuda_libraries(onnxruntime, device)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers_for(device))
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=providers_for(device, cuda_graphs=cuda_graphs)
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         reason = " ".join(str(error).split())[:300]
         if device.kind == "cuda":

@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from serving.errors import PipeprobeError
 
@@ -20,9 +22,17 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """From the command to readiness: seconds on the clock, and of a core, which other programs do not change much."""
+
+    seconds: float
+    cpu_s: float
+
+
 @contextmanager
-def own_service(arguments: list[str]) -> Iterator[tuple[str, float]]:
-    """`pipeprobe serve` with those options: its URL and the seconds until it was ready.
+def own_service(arguments: list[str]) -> Iterator[tuple[str, Start]]:
+    """`pipeprobe serve` with those options: its URL, and what it took until it was ready.
 
     Raises `PipeprobeError` with the end of its log if it does not become ready.
     """
@@ -38,7 +48,7 @@ def own_service(arguments: list[str]) -> Iterator[tuple[str, float]]:
             )
         try:
             _wait(url, process, log)
-            yield url, time.monotonic() - began
+            yield url, Start(seconds=time.monotonic() - began, cpu_s=_cpu_s(process.pid))
         finally:
             process.terminate()
             try:
@@ -57,6 +67,11 @@ def metrics_page(url: str, key: str = "") -> str:
     except httpx.HTTPError as error:
         raise PipeprobeError(f"{url}/metrics cannot be read: {error}") from error
     return response.text
+
+
+def _cpu_s(pid: int) -> float:
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -67,7 +68,7 @@ def command(
     bound = Bound(find_pair(models_root(), name), jpegs, device=device, variant=variant)
     alone = bound.alone()
     current, bounds = _bounds(bound, _service_setup(settings, device), device, seconds)
-    with service as (address, start_s), tempfile.TemporaryDirectory() as folder:
+    with service as (address, start), tempfile.TemporaryDirectory() as folder:
         for index, jpeg in enumerate(jpegs):
             (Path(folder) / f"{index}.jpg").write_bytes(jpeg)
         before = _stages(address, key)
@@ -85,10 +86,10 @@ def command(
         stages=stages,
     )
     if as_json:
-        click.echo(json.dumps(figures.to_json() | {"start_to_ready_s": start_s}))
+        click.echo(json.dumps(figures.to_json() | {"start": asdict(start) if start else None}))
         return
-    if start_s is not None:
-        click.echo(f"start to ready     {start_s:8.1f} s")
+    if start is not None:
+        click.echo(f"start to ready     {start.seconds:8.1f} s, {start.cpu_s:.1f} s of a core")
     for line in lines(figures):
         click.echo(line)
 

@@ -41,6 +41,18 @@ def test_workers_share_the_cores() -> None:
     assert many.pool_threads() == 1
 
 
+def test_a_cpu_runs_two_scorers_where_it_has_the_cores() -> None:
+    assert Settings(threads=4).scorers_of("cpu") == 2
+    assert Settings(threads=1).scorers_of("cpu") == Settings(threads=4).scorers_of("cuda:1") == 1
+    assert Settings(threads=4, scorers=3).scorers_of("cuda") == Settings(scorers=3).scorers_of("cpu") == 3
+
+
+def test_graphs_are_for_gpus_alone() -> None:
+    assert Settings(cuda_graphs=1, device=("cuda:0", "cuda:1")).cuda_graphs == 1
+    with pytest.raises(ConfigError, match="PIPEPROBE_CUDA_GRAPHS=1 is refused; it may be 0 unless"):
+        Settings(cuda_graphs=1, device=("cuda:0", "cpu"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -290,11 +290,17 @@ def test_cores_are_those_that_a_container_may_use(
     assert available_cores(tmp_path) == (6 if most is None else most)
 
 
+def test_a_cpu_has_no_cuda_graphs(pair: Pair) -> None:
+    with pytest.raises(DeviceError, match="CUDA graphs were asked for on cpu"):
+        Scorer(pair, cuda_graphs=True)
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("variant", ["fp32", "fp16"])
-def test_a_gpu_agrees_with_the_golden_outputs(pair: Pair, variant: str) -> None:
+def test_a_gpu_agrees_with_the_golden_outputs(pair: Pair, variant: str, cuda_graphs: bool) -> None:
     try:
-        scorer = Scorer(pair, device="cuda", variant=variant)
+        scorer = Scorer(pair, device="cuda", variant=variant, cuda_graphs=cuda_graphs)
     except DeviceError as error:
         pytest.skip(str(error))
     scorer.warm_up()
