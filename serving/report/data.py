@@ -152,7 +152,6 @@ def _facts(document: Json) -> list[tuple[str, str]]:
         ("Picture", f"{reading['width']} x {reading['height']}, {reading['codec']}{rate}"),
         ("Pair", f"{scoring['pair']} {scoring['pair_version']} ({scoring['variant']}, {scoring['device']})"),
         ("Operating point", f"{scoring['operating_point']}: opens at {scoring['enter']:.3f}"),
-        ("SHA-256", document["video_sha256"]),
     ]
 
 

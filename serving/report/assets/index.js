@@ -115,7 +115,7 @@ function showTotals() {
     notices.push(`${count(failed, "video")} could not be scored: nothing is known of what they show.`);
   }
   if (incomplete) {
-    notices.push(`${count(incomplete, "video")} were scored in part: look at the rest yourself.`);
+    notices.push(`${count(incomplete, "video")} ${incomplete === 1 ? "was" : "were"} scored in part: look at the rest yourself.`);
   }
   byId("notices").append(...notices.map((text) => html("p", { class: "notice" }, text)));
 }

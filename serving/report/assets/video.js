@@ -125,6 +125,7 @@ function onKey(event) {
 
 function showHead() {
   byId("title").textContent = report.video;
+  byId("sha256").textContent = `SHA-256 ${report.video_sha256}`;
   fillFacts(byId("facts"), report.facts);
   const { enter, leave } = report.scoring;
   byId("legend").textContent = `a finding opens at ${enter.toFixed(3)} and closes below ${leave.toFixed(3)}`;

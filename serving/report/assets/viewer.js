@@ -11,6 +11,7 @@ class Viewer {
     byId("picture").addEventListener("error", () => {
       byId("caption").textContent = "The picture is not beside this page: keep the folder together.";
     });
+    byId("picture").addEventListener("load", () => this.drawBox());
     this.listen();
   }
 
@@ -70,10 +71,25 @@ class Viewer {
     byId("picture").setAttribute("src", bare ? finding.bare_photo : finding.photo);
   }
 
+  /** Frames the evidence. Its box is in the video's own pixels, the picture in square ones of another size. */
+  drawBox() {
+    const { naturalWidth, naturalHeight } = byId("picture");
+    const box = this.evidence ? this.finding?.box : null;
+    byId("box").setAttribute("viewBox", `0 0 ${naturalWidth} ${naturalHeight}`);
+    byId("box").replaceChildren();
+    if (box) {
+      const across = naturalWidth / box.picture_width;
+      const down = naturalHeight / box.picture_height;
+      const place = { x: box.x * across, y: box.y * down, width: box.width * across, height: box.height * down };
+      byId("box").append(svg("rect", place));
+    }
+  }
+
   toggleEvidence() {
     this.evidence = !this.evidence;
     if (this.finding !== null) {
       this.showPicture();
+      this.drawBox();
     }
   }
 

@@ -112,7 +112,6 @@ def test_a_video_page_shows_the_findings_and_every_frame(tmp_path: Path) -> None
     assert data["findings"][1]["photo"] == "peak_002.jpg"
     assert data["findings"][1]["bare_photo"] == "peak_002_bare.jpg"
     facts = dict(data["facts"])
-    assert facts["SHA-256"] == SHA256
     assert facts["Decoded / skipped / corrupt"] == "120 / 1,380 / 0"
     assert facts["Pair"] == "tiny 1.0 (fp32, cpu)"
     other = {**document, "scoring": {**document["scoring"], "enter": 0.7}}
