@@ -141,6 +141,13 @@ def test_the_key_goes_with_every_request_and_shows_nowhere(call: CallClient) -> 
         assert not key or key not in str(refused.value)
 
 
+def test_a_path_in_the_address_is_kept(call: CallClient) -> None:
+    for address in ("/sewers", "/sewers/"):
+        with scripted_server([GOOD]) as server:
+            call(server.url + address, "score", b"frame", evidence=True)
+        assert server.received[0][1].startswith(b"POST /sewers/v1/score?evidence=true HTTP/1.1")
+
+
 def test_a_batch_that_is_too_large_is_halved(call: CallClient) -> None:
     script = [problem(413, slug="body-too-large"), batch_of(1), problem(413), problem(413), batch_of(1)]
     with scripted_server(script) as server:

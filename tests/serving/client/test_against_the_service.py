@@ -15,6 +15,7 @@ from support.images import encode
 from support.live_service import ROOT, live_service
 from support.tiny_pair import grey_frames, random_frames, red_frames, reference_outputs, write_tiny_pair
 
+from serving.api_keys import add_key
 from serving.client import (
     Batching,
     Client,
@@ -23,6 +24,7 @@ from serving.client import (
     Model,
     Score,
     ServiceError,
+    UnauthorisedError,
     UnavailableError,
     UnreadableError,
     progress_bar,
@@ -121,6 +123,19 @@ def test_an_overloaded_service_is_waited_for_or_reported(call: CallClient, tmp_p
     assert len(failures) < len(FRAMES) / 2
 
 
+def test_keys_let_in_and_are_missed(call: CallClient, tmp_path: Path) -> None:
+    write_tiny_pair(tmp_path / "models")
+    token = add_key(tmp_path / "keys.json", "lab")
+    settings = {"auth": "required", "key_file": tmp_path / "keys.json"}
+    with live_service(models=tmp_path / "models", settings=settings) as url:
+        assert call(url, "score", RED, client={"api_key": token}).verdict == "defect"
+        assert call(url, "ready") is True
+        for wrong in (None, token[:-1] + "?"):
+            with pytest.raises(UnauthorisedError) as caught:
+                call(url, "score_many", [RED, GREY], client={"api_key": wrong})
+            assert caught.value.status == 401
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "/v1", ""])
 def test_refuses_an_address_that_is_none(url: str) -> None:
     with pytest.raises(ValueError, match="http://"):
@@ -128,8 +143,7 @@ def test_refuses_an_address_that_is_none(url: str) -> None:
 
 
 PROGRAM = """
-import sys
-ALLOWED = {"httpx", "numpy", "PIL"}
+import json, sys
 class Blocker:
     BLOCKED = {"onnxruntime", "bentoml", "starlette", "torch", "av", "rich", "click", "prometheus_client", "pydantic"}
     def find_spec(self, name, path=None, target=None):
@@ -137,7 +151,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Blocker())
 import serving.client
-print(sorted(name for name in sys.modules if name.startswith("serving")))
+print(json.dumps([name for name in sys.modules if name.startswith("serving")]))
 """
 
 
