@@ -101,6 +101,10 @@ _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
+# A progressive JPEG comes in some ten scans of the whole picture. Each costs as much as decoding it once, so a file of
+# many would keep a thread for hours.
+_START_OF_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +220,7 @@ def _recognise(data: bytes) -> str:
 
 
 def _check_header(name: str, data: bytes, limits: DecodeLimits) -> None:
-    """Check the declared size of formats whose decoder allocates, or fails without a reason, when opened."""
+    """Check what opening or decoding would only find out at the cost that it is to be spared: sizes, and scans."""
     if name == "PNG" and len(data) >= 24:
         _check_size(name, struct.unpack_from(">II", data, 16), limits)
     elif name == "GIF" and len(data) >= 10:
@@ -227,6 +231,8 @@ def _check_header(name: str, data: bytes, limits: DecodeLimits) -> None:
     elif name == "WebP" and data[12:16] == b"VP8X" and len(data) >= 30:
         width, height = (1 + int.from_bytes(data[start : start + 3], "little") for start in (24, 27))
         _check_size(name, (width, height), limits)
+    elif name == "JPEG" and (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:
+        raise FrameError(f"is a JPEG file of {scans} scans, more than the {_MAX_SCANS} allowed; save it anew")
 
 
 def _check_size(name: str, size: tuple[int, ...], limits: DecodeLimits) -> None:

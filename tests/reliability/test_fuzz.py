@@ -91,12 +91,14 @@ def survives(service: LiveService, n_requests: int, seed: int) -> None:
         before = held_by(workers)
         kinds: Counter[str] = Counter()
         statuses: Counter[int] = Counter()
+        overloaded: Counter[str] = Counter()
         slowest = 0.0
         faults = []
         with peak_of(workers) as peak:
             for index, (request, answer) in enumerate(callers.map(lambda i: fire(service, seed, i), range(n_requests))):
                 kinds[request.kind] += 1
                 statuses[answer.status] += 1
+                overloaded[request.kind] += answer.status == 503
                 slowest = max(slowest, answer.seconds)
                 if fault := fault_in(request, answer):
                     faults.append(f"seed {seed}, request {index} ({request.kind}): {fault}")
@@ -104,6 +106,7 @@ def survives(service: LiveService, n_requests: int, seed: int) -> None:
     print(f"\n{n_requests} hostile requests, seed {seed}; slowest answer {slowest:.1f} s")
     print("by kind:", ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())))
     print("by status (0: closed, -1: left):", ", ".join(f"{status}: {n}" for status, n in sorted(statuses.items())))
+    print("503 by kind:", ", ".join(f"{kind} {n}" for kind, n in sorted(overloaded.items()) if n) or "none")
     print(f"before: {before}\nafter:  {after}\npeak:   RSS {peak.rss / MIB:.1f} MiB")
     assert not faults, "\n".join([f"{len(faults)} faults", *faults[:20]])
     assert service.workers() == workers, "a worker died"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -284,6 +285,18 @@ def bombs() -> dict[str, bytes]:
         "JPEG": bytes(jpeg),
         "TIFF": bytes(tiff),
     }
+
+
+def test_a_jpeg_of_many_scans_is_refused_undecoded() -> None:
+    data = encode(smooth_frame(1000, 1000), "JPEG", progressive=True)
+    last = data.rfind(b"\xff\xda")
+    repeated = data[:last] + data[last:-2] * 90 + data[-2:]
+    assert decode_bytes(repeated, SIZE).shape == (SIZE, SIZE, 3)
+    repeated = data[:last] + data[last:-2] * 1000 + data[-2:]
+    started_s = time.thread_time()
+    with pytest.raises(FrameError, match="scans"):
+        decode_bytes(repeated, SIZE)
+    assert time.thread_time() - started_s < 1  # decoding it takes a hundred times as long as decoding the picture
 
 
 @pytest.mark.parametrize("kind", list(bombs()))
