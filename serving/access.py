@@ -23,8 +23,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.api_keys import ApiKey, KeyRing, read_keys
+from serving.environment import PREFIX
 from serving.errors import ConfigError, ForbiddenError, PipeprobeError, UnauthorizedError
-from serving.limits import PREFIX, Settings
+from serving.limits import Settings
 from serving.problem import MEDIA_TYPE, problem_of
 from serving.telemetry import Telemetry
 

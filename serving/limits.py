@@ -6,9 +6,7 @@ the README's table. Everything that grows with what callers send has a bound her
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -33,21 +31,16 @@ from pydantic_settings import (
 )
 
 from serving.devices import available_cores, parse_device
+from serving.environment import PREFIX, given_settings, hint
 from serving.errors import ConfigError, DeviceError
 from serving.frames import DecodeLimits
 from serving.manifest import VARIANT_NAMES
 from serving.pair_index import is_pair_reference
 
-PREFIX = "PIPEPROBE_"
 _MIB = 2**20
 
 OTHER_VARIABLES = {"MODELS": "folder of the pairs; none: models/ beside the packages, else ./models"}
 """Variables that are read elsewhere (`serving.pair`), because more than the service needs them."""
-
-# Kubernetes and Docker put the address of every service beside a container into its environment. For a service
-# called `pipeprobe` those are PIPEPROBE_SERVICE_HOST, PIPEPROBE_PORT=tcp://10.0.0.7:3000 and the like.
-_LINK_NAME = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://.+")
 
 
 def _number(default: float, low: float, high: float, doc: str) -> Any:
@@ -152,11 +145,9 @@ class Settings(BaseSettings):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """From PIPEPROBE_*; a variable that is unset or empty leaves its default, an unknown one is refused."""
-        given = {name: text.strip() for name, text in environ.items() if name.startswith(PREFIX) and text.strip()}
-        for name, text in given.items():
-            _refuse_unknown(name.removeprefix(PREFIX), text)
         source = EnvSettingsSource(cls)
-        source.env_vars = {name.lower(): text for name, text in given.items()}
+        given = given_settings(environ, _known())
+        source.env_vars = {(PREFIX + name).lower(): text for name, text in given.items()}
         return cls(**source())
 
     @classmethod
@@ -307,7 +298,7 @@ def _wrong_value(details: Any) -> str:
     name = str(details["loc"][0])
     info = Settings.model_fields.get(name)
     if info is None:
-        return f"{name!r} is no setting{_hint(name.upper())}"
+        return f"{name!r} is no setting{hint(name.upper(), _known())}"
     kinds = {
         "int_parsing": "not a whole number",
         "int_from_float": "not a whole number",
@@ -318,19 +309,8 @@ def _wrong_value(details: Any) -> str:
     return f"{PREFIX}{name.upper()}={value} is {said}; it may be {_allowed(info)} ({info.description})"
 
 
-def _refuse_unknown(name: str, text: str) -> None:
-    """Raise `ConfigError` for a variable that nothing reads: misspelt, it would silently leave a default."""
-    if name.lower() in Settings.model_fields or name in OTHER_VARIABLES or _LINK_NAME.fullmatch(name):
-        return
-    if name.endswith("PORT") and _LINK_VALUE.fullmatch(text):
-        return
-    raise ConfigError(f"{PREFIX}{name[:50]} is no setting{_hint(name)}")
-
-
-def _hint(name: str) -> str:
-    known = [*(field.upper() for field in Settings.model_fields), *OTHER_VARIABLES]
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {PREFIX}{close[0]}?" if close else "; the README lists them all"
+def _known() -> list[str]:
+    return [*(field.upper() for field in Settings.model_fields), *OTHER_VARIABLES]
 
 
 def _check(fits: bool, name: str, value: object, allowed: str) -> None:

@@ -64,8 +64,9 @@ def command(
       curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:3000/v1/score
     """
     from serving.access import check_access
+    from serving.environment import PREFIX
     from serving.jobs.desk import check_folders
-    from serving.limits import PREFIX, Settings
+    from serving.limits import Settings
     from serving.pair import models_root
 
     options = {"PAIR": ",".join(pairs), "DEVICE": device, "VARIANT": variant, "WORKERS": workers, "MODELS": models}

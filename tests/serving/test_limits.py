@@ -64,6 +64,7 @@ def test_graphs_are_for_gpus_alone() -> None:
         ("DEVICE", "gpu", "use cpu, cuda"),
         ("DEVICE", "cpu,", "use cpu, cuda"),
         ("VARIANT", "fp64", "fp32, fp16, int8"),
+        ("AUTH", "on", "auto, required or off"),
         ("PAIR", "../elsewhere", "folders under models/"),
         ("MAX_BATCH_FRAMES", "300", "PIPEPROBE_MAX_QUEUE"),
         ("MAX_BODY_BYTES", str(2**30), "PIPEPROBE_MAX_BYTES_HELD"),
