@@ -49,14 +49,14 @@ class ReviewedVideo:
 
     Attributes:
         name: below the folder of videos, with slashes.
-        step_s: seconds between the frames that were scored, the smallest where reviews differ.
+        every_s: most seconds between two scored frames, the smallest where reviews differ.
         decisions: accepted or rejected, in order of time; no two contradict each other.
     """
 
     path: Path
     name: str
     sha256: str
-    step_s: float
+    every_s: float
     decisions: tuple[Decision, ...]
 
 
@@ -125,7 +125,7 @@ def _combine(path: Path, videos: Path, reviews: Sequence[Review]) -> ReviewedVid
         path=path,
         name=path.relative_to(videos).as_posix(),
         sha256=reviews[0].video_sha256,
-        step_s=min(review.step_s for review in reviews),
+        every_s=min(review.every_s for review in reviews),
         decisions=tuple(decided),
     )
 
@@ -215,7 +215,7 @@ def _write_frames(video: ReviewedVideo, folder: Path) -> Iterator[tuple[str, lis
     names: set[str] = set()
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", video.path.stem)[:60]
     # Read to its end only where something is decided.
-    for sample in VideoReader(video.path, every_s=video.step_s, size=_SMALLEST) if kept else ():
+    for sample in VideoReader(video.path, every_s=video.every_s, size=_SMALLEST) if kept else ():
         within = [n for n, each in enumerate(kept) if _contains(each, sample.pts_s)]
         name = f"{stem}-{video.sha256[:8]}_{round(sample.pts_s * 1000):09d}.png"
         if not within or name in names:  # stamps closer than a millisecond share a name

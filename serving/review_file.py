@@ -5,7 +5,7 @@
     video_sha256    of its content, 64 hexadecimal digits
     duration_s      of the video
     findings_id     of the video with the settings it was scored with, as the report has it
-    step_s          seconds between the frames that were scored
+    every_s         most seconds between two scored frames, where the video has more
     scoring         pair, pair_version, operating_point, enter, leave: what made the findings
     reviewer        who decided
     saved_at        when, ISO 8601 in UTC
@@ -57,7 +57,7 @@ class Review:
     path: Path
     video: str
     video_sha256: str
-    step_s: float
+    every_s: float
     reviewer: str
     decisions: tuple[Decision, ...]
 
@@ -80,14 +80,14 @@ def read_review(path: Path) -> Review:
     sha256 = values.text("video_sha256")
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise DataError(f"{path}: video_sha256 is {sha256[:70]!r}; it must be 64 hexadecimal digits")
-    step_s = values.number("step_s")
-    if step_s <= 0:
-        raise DataError(f"{path}: step_s is {step_s}; it must be positive")
+    every_s = values.number("every_s")
+    if every_s <= 0:
+        raise DataError(f"{path}: every_s is {every_s}; it must be positive")
     return Review(
         path=path,
         video=_file_name(path, values.text("video")),
         video_sha256=sha256,
-        step_s=step_s,
+        every_s=every_s,
         reviewer=values.text("reviewer"),
         decisions=tuple(_decision(f"{path}, finding {n}", each) for n, each in enumerate(findings, start=1)),
     )

@@ -99,7 +99,7 @@ def video_data(folder: Path, document: Json) -> Json:
         # Decisions belong to these intervals: found with other settings, the same video has another review.
         "findings_id": _findings_id(document),
         "scoring": {key: scoring[key] for key in ("pair", "pair_version", "operating_point", "enter", "leave")},
-        "step_s": document["reading"]["step_s"],
+        "every_s": scoring["every_s"],
         "facts": _facts(document),
         "unscored": _spans(document["unscored"]),
         "corrupt": _spans(document["reading"]["corrupt_stretches"]),

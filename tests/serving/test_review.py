@@ -44,7 +44,7 @@ def save(path: Path, footage: Path, *findings: dict[str, Any], **others: Any) ->
         "schema": "pipeprobe-review/1",
         "video": "run 1.mp4",
         "video_sha256": sha256_file(footage / "north" / "run 1.mp4"),
-        "step_s": 0.5,
+        "every_s": 0.5,
         "reviewer": "A. Reviewer",
         "findings": list(findings),
     }
@@ -97,9 +97,9 @@ def test_labels_of_intervals_are_what_retraining_reads(footage: Path, tmp_path: 
 
 def test_several_reviewers_add_up_unless_they_contradict(footage: Path, tmp_path: Path) -> None:
     one = read_review(save(tmp_path / "one.json", footage, finding(2.0, 4.0, "accepted", "RO")))
-    two = read_review(save(tmp_path / "two.json", footage, finding(3.0, 4.0, "accepted", "BE"), step_s=0.25))
+    two = read_review(save(tmp_path / "two.json", footage, finding(3.0, 4.0, "accepted", "BE"), every_s=0.25))
     (video,) = match_reviews([one, two], footage)
-    assert video.step_s == 0.25
+    assert video.every_s == 0.25
     write_dataset(tmp_path / "out", [video])
     table = read_sewer_ml(tmp_path / "out", "train")
     codes = {
@@ -182,8 +182,8 @@ def test_nothing_decided_is_an_error(footage: Path, tmp_path: Path) -> None:
         ({"schema": "pipeprobe-findings/1"}, "is not a review file"),
         ({"video": "../run.mp4"}, "file name without folders"),
         ({"video_sha256": "12"}, "64 hexadecimal digits"),
-        ({"step_s": 0}, "must be positive"),
-        ({"step_s": True}, "step_s is True"),
+        ({"every_s": 0}, "must be positive"),
+        ({"every_s": True}, "every_s is True"),
         ({"reviewer": None}, "reviewer is missing"),
         ({"findings": {}}, "must be a list"),
         ({"findings": [finding(2.0, 2.0, "accepted")]}, "finding 1: start_s 2.0 must be before"),

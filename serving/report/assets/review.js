@@ -118,14 +118,14 @@ class Review {
   }
 
   document() {
-    const { video, video_sha256, duration_s, findings_id, step_s, scoring } = this.report;
+    const { video, video_sha256, duration_s, findings_id, every_s, scoring } = this.report;
     return {
       schema: REVIEW_SCHEMA,
       video,
       video_sha256,
       duration_s,
       findings_id,
-      step_s,
+      every_s,
       scoring,
       reviewer: this.reviewer,
       saved_at: new Date().toISOString(),

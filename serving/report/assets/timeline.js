@@ -151,8 +151,9 @@ class Timeline {
         svg("rect", { class: "band", ...place, y: 1, height: this.y(0) - 1 }),
         svg("title", {}, `Finding ${finding.number}, score ${finding.score.toFixed(3)}`),
       ];
-      if (middle - labelled > 16) {
-        parts.push(svg("text", { class: "number", x: middle, y: 13, "text-anchor": "middle" }, String(finding.number)));
+      const label = String(finding.number);
+      if (middle - labelled > 8 + 8 * label.length) {
+        parts.push(svg("text", { class: "number", x: middle, y: 13, "text-anchor": "middle" }, label));
         labelled = middle;
       }
       const band = svg("g", { class: "finding", "data-number": finding.number }, ...parts);
