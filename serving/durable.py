@@ -28,8 +28,12 @@ def write_bytes_atomic(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def write_text_atomic(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """`write_bytes_atomic` for UTF-8 text."""
-    write_bytes_atomic(path, text.encode(), mode=mode)
+    """`write_bytes_atomic` for UTF-8 text.
+
+    Names of files are bytes, not necessarily of any text: what Python holds as `\\udcff` is written as that escape,
+    which JSON reads back.
+    """
+    write_bytes_atomic(path, text.encode(errors="backslashreplace"), mode=mode)
 
 
 def write_json_atomic(path: Path, value: Any, *, mode: int = 0o666) -> None:

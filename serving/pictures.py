@@ -30,11 +30,33 @@ class Picture:
         raw: as the decoder left it.
         sample_aspect: width over height of a pixel of the whole picture; PAL's are 16:15 or 64:45.
         is_field: whether `raw` is one field, so half as high as the picture.
+        coded_size: width and height of the whole picture in the video, however much of it `raw` still holds.
     """
 
     raw: VideoFrame
     sample_aspect: Fraction
     is_field: bool
+    coded_size: tuple[int, int]
+
+    @property
+    def is_keyframe(self) -> bool:
+        """Whether it was coded alone; any other one also shows the damage of those that it was predicted from."""
+        return bool(self.raw.key_frame)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the whole picture, upright, in the video's own pixels."""
+        width, height = self.coded_size
+        return (height, width) if self._lies_on_its_side else (width, height)
+
+    @property
+    def upright_aspect(self) -> Fraction:
+        """Width over height of a pixel once the picture is upright."""
+        return 1 / self.sample_aspect if self._lies_on_its_side else self.sample_aspect
+
+    @property
+    def _lies_on_its_side(self) -> bool:
+        return int(self.raw.rotation) % 180 == 90
 
     def to_rgb(self) -> Frame:
         """uint8 [H, W, 3], upright, in the pixels of the video: what is resized for the scorer."""
@@ -68,6 +90,7 @@ class PictureTaker:
 
     def take(self, frame: VideoFrame) -> Picture:
         """The picture, or its top field, sharing the decoder's memory."""
+        coded_size = frame.width, frame.height
         is_field = frame.interlaced_frame and frame.height >= 4
         if is_field:
             if self._field is None or not self._field.fits(frame):
@@ -77,7 +100,7 @@ class PictureTaker:
             shrink = (_MAX_HELD_PIXELS / (frame.width * frame.height)) ** 0.5
             # Both sides by the same factor up to a pixel, so the aspect stays.
             frame = frame.reformat(width=2 * int(frame.width * shrink / 2), height=2 * int(frame.height * shrink / 2))
-        return Picture(raw=frame, sample_aspect=self._sample_aspect, is_field=is_field)
+        return Picture(raw=frame, sample_aspect=self._sample_aspect, is_field=is_field, coded_size=coded_size)
 
 
 class _FieldFilter:

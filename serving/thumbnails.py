@@ -1,8 +1,9 @@
-"""Pictures of findings' peaks, made while a video is scored, when nobody knows yet what will be a finding."""
+"""Pictures of findings' peaks and where their evidence lies, made when nobody knows yet what will be a finding."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from serving.evidence_box import EvidenceBox, clock_position, evidence_box
 from serving.findings import MISSING_STEPS
 from serving.manifest import Calibration
 from serving.overlay import draw_evidence
@@ -20,6 +22,14 @@ from serving.video import Sample
 
 MAX_SIDE = 768  # pixels: PAL in square pixels, unscaled
 _JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where on a picture its evidence lies; `clock` is the hour, None where it points in no direction."""
+
+    box: EvidenceBox
+    clock: int | None
 
 
 class PeakPictures:
@@ -38,6 +48,7 @@ class PeakPictures:
         self._last_s = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="pipeprobe-peaks-")
         self._files: dict[float, tuple[Path, Path]] = {}
+        self._places: dict[float, Place] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +76,11 @@ class PeakPictures:
         self._keep_best()
         return self._files[peak_s][1].read_bytes()
 
+    def place_at(self, peak_s: float) -> Place:
+        """Where the evidence lies on a finding's peak, once all samples have been seen."""
+        self._keep_best()
+        return self._places[peak_s]
+
     def _keep_best(self) -> None:
         if self._best is None:
             return
@@ -76,6 +92,9 @@ class PeakPictures:
         file.write_bytes(encode_jpeg(draw_evidence(displayed, evidence, self._calibration)))
         bare_file.write_bytes(encode_jpeg(displayed))
         self._files[peak_s] = file, bare_file
+        box = evidence_box(evidence, self._calibration, picture_size=picture.upright_size)
+        clock = clock_position(box, pixel_aspect=float(picture.upright_aspect))
+        self._places[peak_s] = Place(box=box, clock=clock)
 
 
 def bare_name(photo: str) -> str:

@@ -1,44 +1,40 @@
 """The batch scorer: inspection videos in, findings out, one folder each and a summary of all.
 
-    OUT/<video>/findings.json   what was scored with what, what became of every picture, the findings
-    OUT/<video>/findings.csv    the findings as rows of observations
-    OUT/<video>/frames.csv      every sampled frame: pts_s, score
-    OUT/<video>/peak_001.jpg    the peak frame of each finding under its evidence; peak_001_bare.jpg without it
-    OUT/<video>/report.html     the above as a page for people, made from it
-    OUT/summary.json  summary.csv  index.html
+    OUT/<video>/...    see `serving.deliverables`
+    OUT/...            see `serving.batch_files`
 
-`findings.json` is written last, and the pages from it: a folder that has it is complete, and pages that a kill left
-missing or old are written by the next call. A video that is done is known by its content, the
-pair and the settings, and is not scored again. One that fails is reported and does not stop the others. The
-videos themselves are only read.
+A video that is done is known by its content, the pair and the settings, and is not scored again; a page that a kill
+left missing or old is written by the next call. One that fails is reported and does not stop the others. The videos
+themselves are only read.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic
+from serving.batch_files import remove_manifest, write_manifest, write_summary
+from serving.deliverables import are_all_there, read_findings, write_deliverables
+from serving.durable import sha256_file
 from serving.errors import ConfigError, VideoError
 from serving.findings import FindingRules, find_findings, leave_for
-from serving.formats import csv_rows, json_file
-from serving.formats.observation import Origin, clock_time, observe
+from serving.formats.frames_parquet import KEYFRAME, PREDICTED, Frames
+from serving.formats.observation import Origin
 from serving.pair import MANIFEST_FILE, OperatingPoint
 from serving.prefetch import prefetch
-from serving.report.data import REPORT_FILE
 from serving.report.write import write_index, write_video_report
 from serving.scorer import Scorer
-from serving.thumbnails import PeakPictures, bare_name
+from serving.thumbnails import PeakPictures
 from serving.video import VIDEO_SUFFIXES, VideoInfo, VideoReader, unscored_stretches
+from serving.video_result import VideoResult, result_of, unscored_text
 from serving.video_settings import VideoSettings
 
 # Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
@@ -46,39 +42,7 @@ _BATCH = 16
 _BATCHES_AHEAD = 2
 _SUMMARY_EVERY_S = 10.0
 
-Status = Literal["scored", "kept", "failed"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoResult:
-    """What became of one video: a row of the summary.
-
-    Attributes:
-        status: `scored`, `kept` (it was done before) or `failed`, for the `reason`.
-        complete: whether no stretch of it went unscored; what did is in `reason`.
-        seconds_taken: for decoding and scoring, now; 0 if it was kept.
-    """
-
-    video: str
-    status: Status
-    folder: Path
-    complete: bool = False
-    findings: int = 0
-    peak_score: float | None = None
-    duration_s: float | None = None
-    frames: int = 0
-    frames_decoded: int = 0
-    frames_sampled: int = 0
-    frames_skipped: int = 0
-    frames_corrupt: int = 0
-    strategy: str = ""
-    seconds_taken: float = 0.0
-    video_sha256: str = ""
-    reason: str = ""
-
-
-SUMMARY_COLUMNS = tuple(each.name for each in fields(VideoResult))
 
 
 def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
@@ -141,7 +105,7 @@ def _name(video: Path, depth: int) -> str:
 
 
 def _is_free_for(video: Path, folder: Path) -> bool:
-    earlier = _read_findings(folder)
+    earlier = read_findings(folder)
     if earlier is None or earlier.get("video_path") == str(video.resolve()):
         return True
     try:
@@ -160,7 +124,7 @@ def score_videos(
     on_sample: Callable[[Path, float], None] = lambda video, time_s: None,
     on_done: Callable[[VideoResult], None] = lambda result: None,
 ) -> list[VideoResult]:
-    """Score every video, write its folder under `out`, then the summary; results in the order of `videos`.
+    """Score every video, write its folder under `out`, then the files of the batch; results in the order of `videos`.
 
     A video that cannot be read becomes a result with status `failed`. Raises `OperatingPointNotFoundError`, and
     `ConfigError` if `out` cannot be written.
@@ -172,8 +136,9 @@ def score_videos(
     """
     batch = _Batch.of(scorer, settings, on_start, on_sample)
     results: list[VideoResult] = []
-    written_s = time.monotonic()
+    started_s = written_s = time.monotonic()
     try:
+        remove_manifest(out)
         for video, folder in zip(videos, output_folders(videos, out), strict=True):
             result = _score_or_fail(video, folder, batch)
             if result.status != "failed":
@@ -181,10 +146,11 @@ def score_videos(
             results.append(result)
             on_done(result)
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
-                _write_summary(out, results, batch)
+                write_summary(out, results, batch.key)
                 written_s = time.monotonic()
-        _write_summary(out, results, batch)
+        write_summary(out, results, batch.key)
         write_index(out)
+        write_manifest(out, results, batch.key, seconds=time.monotonic() - started_s)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return results
@@ -240,6 +206,7 @@ class _Batch:
 
 
 def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
+    sha256 = ""
     try:
         reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.pair.manifest.image_size)
         sha256 = _sha256(video)
@@ -249,7 +216,8 @@ def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
             result = _score(reader, folder, sha256, batch)
         return result
     except VideoError as error:
-        return VideoResult(video=str(video), status="failed", folder=folder, reason=str(error))
+        sha256 = sha256 or _sha256_if_readable(video)
+        return VideoResult(video=str(video), status="failed", folder=folder, video_sha256=sha256, reason=str(error))
 
 
 def _sha256(video: Path) -> str:
@@ -259,78 +227,73 @@ def _sha256(video: Path) -> str:
         raise VideoError(f"{video} cannot be read: {error.strerror or error}") from error
 
 
-def _read_findings(folder: Path) -> dict[str, Any] | None:
-    """`findings.json` of an earlier call, None if there is none that this release wrote."""
+def _sha256_if_readable(path: Path) -> str:
+    """Of a file that is no video; empty if it cannot be read."""
     try:
-        earlier = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(earlier, dict) or earlier.get("schema") != json_file.SCHEMA:
-        return None
-    return earlier
+        return sha256_file(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult | None:
     """The result of an earlier call over the same content with the same pair and settings, if all of it is there."""
-    earlier = _read_findings(folder)
+    earlier = read_findings(folder)
     if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
         return None
-    photos = [each["photo"] for each in earlier["findings"]]
-    files = ["findings.csv", "frames.csv", *photos, *map(bare_name, photos)]
-    if not all((folder / file).is_file() for file in files):
-        return None
-    return _result(video, folder, "kept", earlier)
+    return result_of(video, folder, "kept", earlier) if are_all_there(folder, earlier) else None
 
 
 def _score(reader: VideoReader, folder: Path, sha256: str, batch: _Batch) -> VideoResult:
     started_s = time.monotonic()
     calibration = batch.scorer.pair.manifest.calibration
     with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
-        times_s, scores = _score_samples(reader, peaks, batch)
+        frames = _score_samples(reader, peaks, batch)
         # A video with fewer frames than were asked for is sampled at its own pace.
         step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)
-        findings = find_findings(times_s, scores, batch.rules, step_s=step_s)
-        origin = Origin(
-            video=reader.path.name,
-            video_sha256=sha256,
-            operating_point=batch.point.name,
-            threshold=batch.point.threshold,
-            pair=batch.scorer.pair.name,
-            pair_version=batch.scorer.pair.version,
-        )
-        photos = {f"peak_{number:03d}.jpg": each for number, each in enumerate(findings, start=1)}
-        observations = [observe(finding, origin, photo) for photo, finding in photos.items()]
-        _clear(folder)
-        for photo, finding in photos.items():
-            write_bytes_atomic(folder / photo, peaks.jpeg_at(finding.peak_s))
-            write_bytes_atomic(folder / bare_name(photo), peaks.bare_jpeg_at(finding.peak_s))
-    rows = [{"pts_s": f"{t:.3f}", "score": f"{s:.6f}"} for t, s in zip(times_s, scores, strict=True)]
-    csv_rows.write_rows(folder / "frames.csv", ("pts_s", "score"), rows)
-    csv_rows.write_observations(folder / "findings.csv", observations)
-    about = {
-        **_describe(reader, times_s, step_s),
-        "video_sha256": sha256,
-        "scoring": batch.key,
-        "peak_score": round(max(scores), 6),
-    }
-    written = json_file.write_findings(folder / "findings.json", about, observations)
+        about = {
+            **_describe(reader, frames.pts_s, step_s),
+            "video_sha256": sha256,
+            "scoring": batch.key,
+            "peak_score": round(max(frames.score), 6),
+        }
+        findings = find_findings(frames.pts_s, frames.score, batch.rules, step_s=step_s)
+        written = write_deliverables(folder, _origin(about, batch), about, frames, findings, peaks)
     seconds_taken = round(time.monotonic() - started_s, 3)
-    return _result(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
+    return result_of(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
 
 
-def _score_samples(reader: VideoReader, peaks: PeakPictures, batch: _Batch) -> tuple[list[float], list[float]]:
-    """Times and scores of all samples; decoding runs ahead in a thread while this one scores."""
+def _score_samples(reader: VideoReader, peaks: PeakPictures, batch: _Batch) -> Frames:
+    """All samples with their scores; decoding runs ahead in a thread while this one scores."""
     times_s: list[float] = []
     scores: list[float] = []
+    logits: list[float] = []
+    kinds: list[str] = []
     with closing(prefetch(_chunks(reader, _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
         for samples in chunks:
             scored = batch.scorer.score(np.stack([sample.frame for sample in samples]))
+            scores += scored.score.tolist()
+            logits += scored.logit.tolist()
             for sample, score, evidence in zip(samples, scored.score.tolist(), scored.evidence, strict=True):
                 times_s.append(sample.pts_s)
-                scores.append(score)
+                kinds.append(KEYFRAME if sample.picture.is_keyframe else PREDICTED)
                 peaks.see(sample, score, evidence)
                 batch.on_sample(reader.path, sample.pts_s)
-    return times_s, scores
+    unknown = [None] * len(times_s)
+    return Frames(
+        pts_s=times_s, score=scores, logit=logits, kind=kinds, distance_m=unknown, distance_confidence=unknown
+    )
+
+
+def _origin(about: Mapping[str, Any], batch: _Batch) -> Origin:
+    return Origin(
+        video=about["video"],
+        video_sha256=about["video_sha256"],
+        operating_point=batch.point.name,
+        threshold=batch.point.threshold,
+        pair=batch.scorer.pair.name,
+        pair_version=batch.scorer.pair.version,
+        unscored=unscored_text(about["unscored"]),
+    )
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -359,54 +322,3 @@ def _describe(reader: VideoReader, times_s: Sequence[float], step_s: float) -> d
         },
         "unscored": [asdict(stretch) for stretch in unscored],
     }
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier call left here, the mark of completeness first."""
-    (folder / "findings.json").unlink(missing_ok=True)
-    (folder / REPORT_FILE).unlink(missing_ok=True)
-    for photo in folder.glob("peak_*.jpg"):
-        photo.unlink()
-
-
-def _result(
-    video: Path, folder: Path, status: Status, written: dict[str, Any], *, seconds_taken: float = 0.0
-) -> VideoResult:
-    reading = written["reading"]
-    spans = (f"{clock_time(each['start_s'])} to {clock_time(each['end_s'])}" for each in written["unscored"])
-    unscored = ", ".join(spans)
-    return VideoResult(
-        video=str(video),
-        status=status,
-        folder=folder,
-        complete=not unscored,
-        findings=len(written["findings"]),
-        peak_score=written["peak_score"],
-        duration_s=written["duration_s"],
-        frames=reading["pictures"],
-        frames_decoded=reading["decoded"],
-        frames_sampled=reading["sampled"],
-        frames_skipped=reading["skipped"],
-        frames_corrupt=reading["corrupt"],
-        strategy=reading["strategy"],
-        seconds_taken=seconds_taken,
-        video_sha256=written["video_sha256"],
-        reason=f"not scored: {unscored}" if unscored else "",
-    )
-
-
-def _write_summary(out: Path, results: Sequence[VideoResult], batch: _Batch) -> None:
-    rows = [{**asdict(result), "folder": result.folder.name} for result in results]
-    counts = Counter(result.status for result in results)
-    csv_rows.write_rows(out / "summary.csv", SUMMARY_COLUMNS, rows)
-    write_json_atomic(
-        out / "summary.json",
-        {
-            "videos": {
-                **{status: counts[status] for status in ("scored", "kept", "failed")},
-                "incomplete": sum(result.status != "failed" and not result.complete for result in results),
-            },
-            "scoring": batch.key,
-            "results": rows,
-        },
-    )

@@ -18,8 +18,9 @@ from serving.golden import verify_golden
 from serving.pair import find_pair, models_root
 from serving.scorer import Scorer
 from serving.video import VideoInfo
+from serving.video_result import VideoResult
 from serving.video_settings import VideoSettings
-from serving.videos import VideoResult, find_videos, score_videos
+from serving.videos import find_videos, score_videos
 
 _DEFAULTS = VideoSettings()
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from serving.durable import write_text_atomic
-from serving.formats.observation import COLUMNS, Observation
+from serving.formats.observation import COLUMNS, Observation, as_row
 
 
 def write_observations(path: Path, observations: Iterable[Observation]) -> None:
     """Write observations; an unknown value is an empty field."""
-    write_rows(path, COLUMNS, (asdict(o) for o in observations))
+    write_rows(path, COLUMNS, map(as_row, observations))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

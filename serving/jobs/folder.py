@@ -93,11 +93,11 @@ class JobsFolder:
         return self.claim(job) / Path(job.name).stem
 
     def result_names(self, job: Job) -> list[str]:
-        """Names of a done job's files; empty if they have been deleted."""
-        try:
-            return sorted(entry.name for entry in os.scandir(self.results(job)) if entry.is_file(follow_symlinks=False))
-        except FileNotFoundError:
-            return []
+        """Names of a done job's files, with the folder that some lie in; empty if they have been deleted."""
+        results = self.results(job)
+        # Walking follows no link, and a folder that is not there has nothing in it.
+        paths = (Path(parent) / name for parent, _, names in os.walk(results) for name in names)
+        return sorted(path.relative_to(results).as_posix() for path in paths if not path.is_symlink())
 
     def incoming_bytes(self) -> int:
         """What uploads that still stream in have written so far."""

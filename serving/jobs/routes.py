@@ -119,7 +119,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", f"{BASE}/{{id}}", show),
     ("DELETE", f"{BASE}/{{id}}", delete),
     ("GET", f"{BASE}/{{id}}/result", result),
-    ("GET", f"{BASE}/{{id}}/files/{{name}}", result_file),
+    ("GET", f"{BASE}/{{id}}/files/{{name:path}}", result_file),
 )
 
 

@@ -24,7 +24,8 @@ from serving.jobs.video_root import resolve_video
 from serving.pair import find_pair
 from serving.scorer import Scorer
 from serving.video import VideoInfo
-from serving.videos import VideoResult, score_videos
+from serving.video_result import VideoResult
+from serving.videos import score_videos
 
 _REPORT_EVERY_S = 0.2
 _ORPHANED = 3

@@ -6,74 +6,33 @@ returned is plain JSON and follows from the files alone: the same files make the
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from serving.batch_files import SUMMARY_JSON
+from serving.deliverables import FINDINGS_FILE, REPORT_FILE, read_findings
 from serving.durable import sha256_bytes
 from serving.errors import ConfigError
-from serving.formats import json_file
+from serving.formats import frames_parquet
 from serving.formats.observation import clock_time
 from serving.sewer_ml_format import CLASS_NAMES
 from serving.thumbnails import bare_name
 
-FINDINGS_FILE = "findings.json"
-FRAMES_FILE = "frames.csv"
-SUMMARY_FILE = "summary.json"
-REPORT_FILE = "report.html"
-INDEX_FILE = "index.html"
-
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameScores:
-    """Every sampled frame of a video [N]; a distance is None where it is not known."""
-
-    times_s: tuple[float, ...]
-    scores: tuple[float, ...]
-    distances_m: tuple[float | None, ...]
-
-
-def read_frames(folder: Path) -> FrameScores:
-    """The sampled frames in a video's folder. Raises `ConfigError` if the file is missing or not ours."""
-    path = folder / FRAMES_FILE
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return FrameScores(
-            times_s=tuple(float(row["pts_s"]) for row in rows),
-            scores=tuple(float(row["score"]) for row in rows),
-            distances_m=tuple(float(text) if (text := row.get("distance_m")) else None for row in rows),
-        )
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): score the video again") from error
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is not what `pipeprobe videos` writes ({error!r}): score the video again") from error
-
-
-def read_findings(folder: Path) -> Json | None:
-    """`findings.json` of a video's folder; None if there is none that this release wrote."""
-    try:
-        document = json.loads((folder / FINDINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) and document.get("schema") == json_file.SCHEMA else None
 
 
 def read_failures(out: Path) -> list[Json]:
     """The videos that the latest call could not score, with `video` and `reason`; empty if no call has ended here."""
     try:
-        results = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))["results"]
+        results = json.loads((out / SUMMARY_JSON).read_text(encoding="utf-8"))["results"]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{out / SUMMARY_FILE} is not what `pipeprobe videos` writes ({error!r})") from error
+        raise ConfigError(f"{out / SUMMARY_JSON} is not what `pipeprobe videos` writes ({error!r})") from error
     return [result for result in results if result["status"] == "failed"]
 
 
@@ -90,8 +49,8 @@ def read_finished(out: Path) -> tuple[dict[Path, Json], list[Path]]:
 
 def video_data(folder: Path, document: Json) -> Json:
     """What a video's page shows, from its folder and the `findings.json` in it."""
-    scoring, frames = document["scoring"], read_frames(folder)
-    known = any(distance is not None for distance in frames.distances_m)
+    scoring, frames = document["scoring"], frames_parquet.read_frames(folder / frames_parquet.FILE)
+    known = any(distance is not None for distance in frames.distance_m)
     return {
         "video": document["video"],
         "video_sha256": document["video_sha256"],
@@ -104,9 +63,9 @@ def video_data(folder: Path, document: Json) -> Json:
         "unscored": _spans(document["unscored"]),
         "corrupt": _spans(document["reading"]["corrupt_stretches"]),
         "frames": {
-            "times_s": [round(each, 3) for each in frames.times_s],
-            "scores": [round(each, 4) for each in frames.scores],
-            "distances_m": list(frames.distances_m) if known else None,
+            "times_s": [round(each, 3) for each in frames.pts_s],
+            "scores": [round(each, 4) for each in frames.score],
+            "distances_m": list(frames.distance_m) if known else None,
         },
         "findings": [_finding(folder, number, each) for number, each in enumerate(document["findings"], start=1)],
         "classes": list(CLASS_NAMES.items()),

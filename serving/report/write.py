@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from serving.batch_files import INDEX_FILE
+from serving.deliverables import REPORT_FILE, read_findings
 from serving.durable import write_text_atomic
 from serving.errors import ConfigError
-from serving.report.data import INDEX_FILE, REPORT_FILE, Json, index_data, read_findings, read_finished, video_data
+from serving.report.data import Json, index_data, read_finished, video_data
 from serving.report.pages import render
 
 

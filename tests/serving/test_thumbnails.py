@@ -25,7 +25,7 @@ NO_EVIDENCE = np.full((2, 2), -50, np.float32)
 def sample(time_s: float, grey: int) -> Sample:
     pixels = np.full((16, 16, 3), grey, np.uint8)
     raw = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    picture = Picture(raw=raw, sample_aspect=Fraction(1), is_field=False)
+    picture = Picture(raw=raw, sample_aspect=Fraction(1), is_field=False, coded_size=(16, 16))
     return Sample(pts_s=time_s, frame=pixels, picture=picture)
 
 

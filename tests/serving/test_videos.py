@@ -16,12 +16,15 @@ from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, truncate, write_audio_only, write_h264, write_pal, write_video
 
 from serving.cli import cli
+from serving.deliverables import deliverables
 from serving.durable import sha256_file
 from serving.errors import ConfigError, OperatingPointNotFoundError, PipeprobeError
+from serving.formats.frames_parquet import read_frames
 from serving.pair import load_pair
 from serving.scorer import Scorer
+from serving.video_result import VideoResult
 from serving.video_settings import VideoSettings
-from serving.videos import VideoResult, find_videos, output_folders, score_videos
+from serving.videos import find_videos, output_folders, score_videos
 
 EVERY_S = 0.5
 RED_S = (4.0, 7.0)
@@ -97,20 +100,31 @@ def test_findings_lie_where_the_red_is(name: str, footage: Path, scored: Path) -
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_every_sampled_frame_is_in_frames_csv(name: str, scored: Path) -> None:
+def test_every_sampled_frame_is_in_the_table_of_frames(name: str, scored: Path) -> None:
     folder = scored / Path(name).stem
     reading = read_json(folder / "findings.json")["reading"]
-    rows = read_csv(folder / "frames.csv")
+    frames = read_frames(folder / "frames.parquet")
     assert reading["pictures"] == 250 == reading["decoded"] + reading["skipped"] + reading["corrupt"]
-    assert len(rows) == reading["sampled"] <= reading["decoded"]
-    for row in rows:
-        assert (float(row["score"]) >= 0.5) == (RED_S[0] <= float(row["pts_s"]) < RED_S[1])
+    assert len(frames.pts_s) == reading["sampled"] <= reading["decoded"]
+    for pts_s, score in zip(frames.pts_s, frames.score, strict=True):
+        assert (score >= 0.5) == (RED_S[0] <= pts_s < RED_S[1])
+    # The tiny pair's calibration.
+    np.testing.assert_allclose(frames.score, 1 / (1 + np.exp(-(0.8 * np.array(frames.logit) + 0.1))), atol=1e-6)
+    assert set(frames.kind) == ({"keyframe"} if name == "classic.mpg" else {"keyframe", "predicted"})
+    assert set(frames.distance_m) == set(frames.distance_confidence) == {None}
 
 
-def test_the_peak_picture_shows_the_finding_and_nothing_else_lies_there(scored: Path) -> None:
+def test_a_folder_holds_its_deliverables_and_nothing_else(scored: Path) -> None:
+    tables = ("Conditions", "Inspections", "Media_Conditions", "Media_Inspections")
+    expected = ["en13508.txt", "findings.csv", "findings.json", "frames.parquet"]
+    expected += [*(f"pacp/PACP_{table}.csv" for table in tables), "peak_001.jpg", "peak_001_bare.jpg"]
     for name in ("classic", "newer"):
-        pages_and_pictures = ["peak_001.jpg", "peak_001_bare.jpg", "report.html"]
-        assert sorted(contents(scored / name)) == ["findings.csv", "findings.json", "frames.csv", *pages_and_pictures]
+        assert sorted(contents(scored / name)) == [*expected, "report.html"]
+        assert sorted(deliverables(read_json(scored / name / "findings.json"))) == expected
+
+
+def test_the_peak_picture_shows_the_finding(scored: Path) -> None:
+    for name in ("classic", "newer"):
         with Image.open(scored / name / "peak_001.jpg") as photo:
             assert photo.size == (160, 128)
             red, green, _ = np.asarray(photo).mean((0, 1))
@@ -119,7 +133,7 @@ def test_the_peak_picture_shows_the_finding_and_nothing_else_lies_there(scored: 
 
 def test_broken_videos_are_reported_and_stop_nothing(scored: Path) -> None:
     summary = read_json(scored / "summary.json")
-    assert summary["videos"] == {"scored": 2, "kept": 0, "failed": 4, "incomplete": 0}
+    assert summary["videos"] == {"scored": 2, "failed": 4, "incomplete": 0}
     results = {Path(each["video"]).name: each for each in summary["results"]}
     assert set(results) == {*GOOD, *BROKEN}
     for name, why in BROKEN.items():
@@ -130,6 +144,7 @@ def test_broken_videos_are_reported_and_stop_nothing(scored: Path) -> None:
     assert rows["newer.mp4"]["findings"] == "1"
     assert int(rows["newer.mp4"]["frames"]) == 250
     assert rows["empty.mpg"]["status"] == "failed"
+    assert rows["text.mpg"]["video_sha256"] == sha256_file(Path(results["text.mpg"]["video"]))
     # What cannot be read leaves no folder.
     assert {p.name for p in scored.iterdir() if p.is_dir()} == {"classic", "newer"}
 
@@ -169,8 +184,10 @@ def test_a_done_video_is_kept_until_content_pair_or_settings_change(
     assert not (out / "run" / "peak_001.jpg").exists()
     assert status() == "scored"
     assert contents(out / "run") == first  # the same bytes as at first
-    (out / "run" / "peak_001.jpg").unlink()
-    assert status() == "scored"
+    for lost in ("peak_001.jpg", "frames.parquet", "pacp/PACP_Conditions.csv"):
+        (out / "run" / lost).unlink()
+        assert status() == "scored"
+        assert contents(out / "run") == first
     write_tiny_pair(tmp_path / "models", version="2.0.0")
     assert status(with_scorer=Scorer(load_pair(tmp_path / "models" / "tiny"), threads=1)) == "scored"
     status()

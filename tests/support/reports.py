@@ -12,6 +12,7 @@ from PIL import Image
 
 from serving.findings import Finding
 from serving.formats import csv_rows, json_file
+from serving.formats.frames_parquet import Frames, write_frames
 from serving.formats.observation import Origin, observe
 
 SHA256 = "ab" * 32
@@ -47,14 +48,23 @@ def write_scored(
     inside = np.zeros(len(times_s), bool)
     for start_s, end_s in intervals:
         inside |= (times_s >= start_s) & (times_s < end_s)
-    rows = [
-        {"pts_s": f"{t:.3f}", "score": "0.900000" if hit else "0.100000"}
-        for t, hit in zip(times_s, inside, strict=True)
-    ]
-    csv_rows.write_rows(folder / "frames.csv", ("pts_s", "score"), rows)
+    write_frames(folder / "frames.parquet", made_up_frames(times_s.tolist(), np.where(inside, 0.9, 0.1).tolist()), {})
     csv_rows.write_observations(folder / "findings.csv", observations)
     return json_file.write_findings(
-        folder / "findings.json", _about(video, sha256, duration_s, len(rows), unscored), observations
+        folder / "findings.json", _about(video, sha256, duration_s, len(times_s), unscored), observations
+    )
+
+
+def made_up_frames(
+    times_s: Sequence[float], scores: Sequence[float], distances_m: Sequence[float | None] | None = None
+) -> Frames:
+    return Frames(
+        pts_s=times_s,
+        score=scores,
+        logit=[0.0] * len(times_s),
+        kind=["keyframe"] * len(times_s),
+        distance_m=distances_m or [None] * len(times_s),
+        distance_confidence=[None] * len(times_s),
     )
 
 

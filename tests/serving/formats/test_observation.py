@@ -5,25 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
+from support.observations import BOX, FINDING, origin
 
-from serving.findings import Finding
 from serving.formats import csv_rows, json_file
-from serving.formats.observation import COLUMNS, Observation, Origin, clock_time, observe
+from serving.formats.observation import COLUMNS, Observation, clock_time, observe
 
-FINDING = Finding(start_s=3723.4, end_s=3730, peak_s=3725.9, peak_score=0.91234567, mean_score=0.8, frames=13)
-ORIGIN = Origin(
-    video='run "7", north.mpg',
-    video_sha256="ab" * 32,
-    operating_point="recall_95",
-    threshold=0.25,
-    pair="tiny",
-    pair_version="1.0.0",
-)
+ORIGIN = origin()
 
 
 @pytest.fixture
 def observation() -> Observation:
-    return observe(FINDING, ORIGIN, "peak_001.jpg")
+    return observe(FINDING, ORIGIN, "peak_001.jpg", box=BOX, clock=2)
 
 
 def test_a_machine_s_row_claims_no_more_than_it_knows(observation: Observation) -> None:
@@ -32,7 +24,18 @@ def test_a_machine_s_row_claims_no_more_than_it_knows(observation: Observation) 
     assert observation.distance_m is None
     assert observation.distance_confidence is None
     assert observation.distance_source == "none"
-    assert (observation.clock_from, observation.clock_to, observation.quantity) == (None, None, None)
+    assert (observation.clock_to, observation.quantity) == (None, None)
+    assert observation.remark == (
+        "UNREVIEWED machine finding with score 0.912 from 01:02:03 to 01:02:10; "
+        "clock position ESTIMATED from where the evidence lies"
+    )
+
+
+def test_a_clock_position_is_marked_as_estimated_and_absent_where_there_is_none(observation: Observation) -> None:
+    assert (observation.clock_from, observation.clock_source) == (2, "estimated")
+    nowhere = observe(FINDING, ORIGIN, "peak_001.jpg", box=BOX)
+    assert (nowhere.clock_from, nowhere.clock_source) == (None, "none")
+    assert "clock" not in nowhere.remark
 
 
 def test_csv_rows_read_back(observation: Observation, tmp_path: Path) -> None:
@@ -45,9 +48,13 @@ def test_csv_rows_read_back(observation: Observation, tmp_path: Path) -> None:
     assert row["frame_pts_s"] == "3725.9"
     assert row["score"] == "0.912346"
     assert row["photo"] == "peak_001.jpg"
+    assert (row["clock_from"], row["clock_source"]) == ("2", "estimated")
+    box = {name: row[f"evidence_box_{name}"] for name in ("x", "y", "width", "height")}
+    assert box == {"x": "540", "y": "0", "width": "180", "height": "144"}
+    assert (row["evidence_box_picture_width"], row["evidence_box_picture_height"]) == ("720", "576")
     assert {name for name, value in row.items() if value == ""} == {
-        *("distance_m", "code", "char1", "char2", "quantity", "clock_from", "clock_to"),
-        *("continuous", "at_joint", "remark", "distance_confidence"),
+        *("distance_m", "code", "char1", "char2", "quantity", "clock_to"),
+        *("continuous", "at_joint", "distance_confidence"),
     }
 
 
@@ -61,8 +68,16 @@ def test_the_json_document_holds_the_same(observation: Observation, tmp_path: Pa
     assert json.loads((tmp_path / "findings.json").read_text()) == document
     assert document["schema"] == json_file.SCHEMA
     (finding,) = document["findings"]
-    assert tuple(finding) == COLUMNS
+    assert {name for name in finding if name != "evidence_box"} == {n for n in COLUMNS if "evidence_box" not in n}
     assert finding["distance_m"] is None
+    assert finding["evidence_box"] == {
+        "x": 540,
+        "y": 0,
+        "width": 180,
+        "height": 144,
+        "picture_width": 720,
+        "picture_height": 576,
+    }
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, repeat, truncate, write_h264
 from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
 
+from serving.formats.frames_parquet import read_frames
 from serving.pair import load_pair
 from serving.scorer import Scorer
 from serving.video_settings import VideoSettings
@@ -86,7 +87,8 @@ def world(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 def expected_files(world: World, video: Path, out: Path, settings: VideoSettings) -> dict[str, bytes]:
     """What `pipeprobe videos` makes of the video."""
     (result,) = score_videos([video], out, Scorer(load_pair(world.models / "tiny"), threads=1), settings)
-    return {path.name: path.read_bytes() for path in result.folder.iterdir()}
+    paths = [path for path in result.folder.rglob("*") if path.is_file()]
+    return {path.relative_to(result.folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def without_place(findings: bytes) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def test_an_upload_gives_what_the_command_gives(world: World, tmp_path: Path) ->
     assert_same(got, expected)
     assert world.get(job["result"]).json() == json.loads(got["findings.json"])
     assert json.loads(got["findings.json"])["video_path"] == "run.mp4"
-    assert job["frames_done"] == job["summary"]["frames_sampled"] == got["frames.csv"].count(b"\n") - 1
+    n_frames = len(read_frames(tmp_path / "run" / "frames.parquet").pts_s)
+    assert job["frames_done"] == job["summary"]["frames_sampled"] == n_frames
+    assert "pacp/PACP_Conditions.csv" in got
     assert job["summary"]["findings"] == 1
     assert str(world.jobs) not in json.dumps(job)
     # The policy of this service keeps no upload beyond its job.

@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from support.reports import SHA256, write_failures, write_scored
+from support.reports import SHA256, made_up_frames, write_failures, write_scored
 
 from serving.cli import cli
 from serving.errors import ConfigError
+from serving.formats.frames_parquet import write_frames
 from serving.report.data import index_data, read_finished, video_data
 from serving.report.pages import embed_json, render
 from serving.report.write import write_index, write_reports, write_video_report
@@ -125,7 +126,7 @@ def test_folders_of_earlier_releases_lack_only_the_bare_pictures(tmp_path: Path)
 
 def test_distances_are_shown_where_known(tmp_path: Path) -> None:
     document = write_scored(tmp_path / "run", duration_s=2.0, intervals=())
-    (tmp_path / "run" / "frames.csv").write_text("pts_s,score,distance_m\n0.0,0.1,\n0.5,0.2,1.25\n")
+    write_frames(tmp_path / "run" / "frames.parquet", made_up_frames([0.0, 0.5], [0.1, 0.2], [None, 1.25]), {})
     assert video_data(tmp_path / "run", document)["frames"]["distances_m"] == [None, 1.25]
 
 
@@ -181,9 +182,9 @@ def test_folders_that_hold_nothing_or_damage_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no scored videos"):
         write_reports(tmp_path)
     write_scored(tmp_path / "run")
-    (tmp_path / "run" / "frames.csv").write_text("time,value\n1,2\n")
-    with pytest.raises(ConfigError, match=r"frames\.csv is not what"):
+    (tmp_path / "run" / "frames.parquet").write_text("time,value\n1,2\n")
+    with pytest.raises(ConfigError, match=r"frames\.parquet is not what"):
         write_reports(tmp_path)
-    (tmp_path / "run" / "frames.csv").unlink()
-    with pytest.raises(ConfigError, match=r"frames\.csv cannot be read"):
+    (tmp_path / "run" / "frames.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"frames\.parquet cannot be read"):
         write_reports(tmp_path)
