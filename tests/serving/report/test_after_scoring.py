@@ -14,7 +14,7 @@ from support.video_files import red_between, write_h264, write_pal
 
 from serving.frames import resize_frame
 from serving.pair import load_pair
-from serving.report.data import read_frames
+from serving.report.data import video_data
 from serving.report.write import write_reports
 from serving.review import match_reviews, write_dataset
 from serving.review_file import read_review
@@ -85,13 +85,13 @@ def test_a_review_labels_the_very_frames_that_were_scored(
     (tmp_path / "review.json").write_text(json.dumps(review))
     written = write_dataset(tmp_path / "set", match_reviews([read_review(tmp_path / "review.json")], footage))
     assert written.defect == found["frames"]
-    frames = read_frames(folder)
-    score_at = {round(time_s * 1000): score for time_s, score in zip(frames.times_s, frames.scores, strict=True)}
+    frames = video_data(folder, document)["frames"]
+    score_at = {round(time_s * 1000): score for time_s, score in zip(frames["times_s"], frames["scores"], strict=True)}
     peaks = []
     for path in sorted((tmp_path / "set" / "train").iterdir()):
         milliseconds = int(path.stem.rpartition("_")[2])
         with Image.open(path) as image:
             frame = resize_frame(np.asarray(image), scorer.pair.manifest.image_size)
-        assert scorer.score(frame[None]).score[0] == pytest.approx(score_at[milliseconds], abs=2e-6)
+        assert scorer.score(frame[None]).score[0] == pytest.approx(score_at[milliseconds], abs=6e-5)  # pages round
         peaks.append(milliseconds)
     assert round(found["frame_pts_s"] * 1000) in peaks
