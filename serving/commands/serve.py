@@ -63,7 +63,7 @@ def command(
       pipeprobe serve --port 3000
       curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:3000/v1/score
     """
-    from serving.access import check_access
+    from serving.access import check_access, is_loopback
     from serving.environment import PREFIX
     from serving.jobs.desk import check_folders
     from serving.limits import Settings
@@ -73,8 +73,12 @@ def command(
     os.environ.update({PREFIX + name: str(value) for name, value in options.items() if value})
     os.environ[PREFIX + "MODELS"] = str(models_root().resolve())
     settings = Settings.from_env()
+    if settings.key_file:  # the workers run in another folder, where a relative path would lead elsewhere
+        os.environ[PREFIX + "KEY_FILE"] = str(settings.key_path.resolve())
     _check_address(host, port)
     check_access(settings, host)
+    if settings.auth == "off" and not is_loopback(host):
+        click.echo(f"{PREFIX}AUTH=off: everybody who can reach {host} may ask", err=True)
     check_folders(settings)
     served = _check_pairs(settings)
     url_host = f"[{host}]" if ":" in host else host

@@ -187,6 +187,19 @@ def test_a_service_that_bentoml_starts_fails_closed_and_follows_keys(
         assert client.get("/livez").status_code == 200
 
 
+def test_serve_follows_a_key_file_that_is_named_from_where_it_was_started(models: Path, tmp_path: Path) -> None:
+    token = add_key(tmp_path / "keys.json", "lab")
+    port = free_port()
+    command = [sys.executable, "-m", "serving", "serve", "--host", "0.0.0.0", "--port", str(port)]
+    environment = clean_environment(tmp_path) | {"PIPEPROBE_MODELS": str(models), "PIPEPROBE_KEY_FILE": "keys.json"}
+    environment["PYTHONPATH"] = str(ROOT)
+    with started(command, cwd=tmp_path, env=environment, log=tmp_path / "log") as process:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process, log=tmp_path / "log")
+        assert httpx.get(f"{url}/v2/models", timeout=10).status_code == 401
+        assert httpx.get(f"{url}/v2/models", headers={"X-Api-Key": token}, timeout=10).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("host", "variables", "refused"),
     [

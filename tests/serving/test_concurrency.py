@@ -1,8 +1,8 @@
 """Many callers at once, sound and damaged frames, some who hang up: everybody gets their own answer and only theirs.
 
 Scores must equal those of the bare scorer within 1e-6, whichever frames met in a batch. `BATCH_ATOL` promises less,
-for processors whose kernels differ by batch size; on x86-64 with AVX2 or AVX-512, fp32 and int8 scores of the tiny
-and of the shipped pair were the same to the last bit at every batch size from 1 to 32.
+for processors whose kernels differ by batch size; on an AMD EPYC with AVX-512, fp32 and int8 scores of the tiny and of
+the shipped pair were the same to the last bit at every batch size from 1 to 32.
 """
 
 from __future__ import annotations
