@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
 import psutil
 import pytest
@@ -34,6 +35,13 @@ def test_no_process_is_no_error() -> None:
 
 def test_gpus_are_silent_where_none_is_used() -> None:
     assert found(GpuCollector(lambda: False)) == {}
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="there is a GPU")
+def test_a_machine_without_nvml_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    collector = GpuCollector(lambda: True)
+    assert found(collector) == found(collector) == {}
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["GPU memory is not measured"]
 
 
 @pytest.mark.parametrize(
