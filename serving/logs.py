@@ -62,7 +62,7 @@ class JsonFormatter(logging.Formatter):
             "worker": self._worker,
             "message": summary or record.getMessage(),
         }
-        line |= _context() | fields
+        line |= fields or _context()  # a request's fields hold its context
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # What JSON cannot hold is written as text: a log line must not fail the request that it is about.
