@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.manifest import Calibration
-from serving.overlay import heat_map
 
-_SHARE_OF_PEAK = 0.5
-"""Heat, against the hottest cell's, that a cell needs to belong to the box."""
+_RISE = 0.5
+"""Share of the way from the picture's mean evidence up to its strongest that a cell needs to belong to the box."""
+
+_ALIKE = 1.0
+"""Logits below the strongest within which cells are all the same: differences that small are noise."""
 
 _CENTRAL = 0.1
 """How near to the picture's centre, against half its shorter side, a box's centre points in no direction."""
@@ -45,20 +47,21 @@ class EvidenceBox:
 def evidence_box(
     evidence: NDArray[np.float32], calibration: Calibration, *, picture_size: tuple[int, int]
 ) -> EvidenceBox:
-    """The box around the hottest cell of `evidence` [h, w] and all that hangs together with it, on a picture of (width,
-    height).
+    """The box around the strongest cell of `evidence` [h, w] and the strong ones that hang together with it, on a
+    picture of (width, height).
 
-    Cells hang together by their sides and corners if each has at least half the heat of the hottest, which is what
-    `serving.overlay` colours most. Raises `ValueError` on another shape, or a picture without pixels.
+    Strong is what stands out from its own picture, by half of what the strongest does: the heat that
+    `serving.overlay` shows saturates, so a bad picture is hot nearly everywhere. Cells hang together by their sides and
+    corners. Raises `ValueError` on another shape, or a picture without pixels.
     """
     width, height = picture_size
     if evidence.ndim != 2 or evidence.size == 0 or width < 1 or height < 1:
         raise ValueError(f"expected evidence [h, w] and a picture, got {evidence.shape} and {width} x {height}")
-    heat = heat_map(evidence, calibration)
-    # Heat saturates, so the hottest is looked for in the evidence itself.
-    peak = np.unravel_index(int(np.argmax(evidence)), evidence.shape)
-    cells = _around((int(peak[0]), int(peak[1])), heat >= _SHARE_OF_PEAK * heat[peak])
-    rows, columns = zip(*cells, strict=True)
+    logits = calibration.slope * evidence.astype(np.float64) + calibration.intercept
+    mean, strongest = logits.mean(), logits.max()
+    strong = logits >= min(mean + _RISE * (strongest - mean), strongest - _ALIKE)
+    row, column = divmod(int(np.argmax(logits)), logits.shape[1])
+    rows, columns = zip(*_around((row, column), strong), strict=True)
     n_rows, n_columns = evidence.shape
     left, right = width * min(columns) // n_columns, -(-width * (max(columns) + 1) // n_columns)
     top, bottom = height * min(rows) // n_rows, -(-height * (max(rows) + 1) // n_rows)

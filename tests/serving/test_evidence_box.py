@@ -12,7 +12,7 @@ from serving.evidence_box import EvidenceBox, clock_position, evidence_box
 from serving.manifest import Calibration
 
 PLAIN = Calibration(slope=1, intercept=0, n=1, data="none")
-COLD, HOT, HALF = -9.0, 50.0, 0.0  # heat 0.0001, 1 and 0.5
+COLD, HOT = 0.0, 40.0
 
 
 def cells(rows: int, columns: int, **hot: float) -> NDArray[np.float32]:
@@ -46,14 +46,26 @@ def test_a_box_is_widened_to_whole_pixels_and_stays_within_the_picture() -> None
     assert corners(cells(7, 7, r6c6=HOT), (3, 2)) == (2, 1, 1, 1)
 
 
-def test_cells_that_hang_together_with_half_the_heat_belong_to_it() -> None:
-    # A corner is enough, a little less than half is not, nor is another hot place.
-    evidence = cells(4, 4, r0c0=HOT, r1c1=HALF, r2c1=HALF - 0.01, r3c3=HOT - 1)
+def test_cells_that_hang_together_and_stand_out_belong_to_it() -> None:
+    # The mean is (40 + 24 + 23 + 33) / 16 = 7.5, half the way up from it 23.75: 24 is enough and 23 is not.
+    # A corner joins; another strong place is another one.
+    evidence = cells(4, 4, r0c0=HOT, r1c1=24, r2c1=23, r3c3=33)
     assert corners(evidence, (400, 400)) == (0, 0, 200, 200)
 
 
-def test_the_hottest_place_counts_where_heat_saturates() -> None:
-    assert corners(cells(3, 3, r0c0=HOT - 10, r2c2=HOT), (30, 30)) == (20, 20, 10, 10)
+def test_the_strongest_place_counts_where_heat_saturates() -> None:
+    # As heat, 15 and 30 logits are both 1.000000.
+    evidence = np.full((3, 3), 15, np.float32)
+    evidence[2, 2] = 30
+    assert corners(evidence, (30, 30)) == (20, 20, 10, 10)
+
+
+def test_noise_is_no_place() -> None:
+    evidence = np.full((3, 3), 15, np.float32)
+    evidence[2, 2] = 15.99
+    assert corners(evidence, (30, 30)) == (0, 0, 30, 30)
+    evidence[2, 2] = 16.01
+    assert corners(evidence, (30, 30)) == (20, 20, 10, 10)
 
 
 def test_evidence_everywhere_is_the_whole_picture_and_no_direction() -> None:
@@ -85,11 +97,11 @@ def test_a_box_near_the_centre_points_nowhere() -> None:
     assert clock_position(box_at(360, 288 - 30, size=(720, 576)), pixel_aspect=1) == 12
 
 
-def test_the_calibration_decides_what_is_hot() -> None:
-    evidence = np.array([[2.0, 1.0]], np.float32)
-    steep = Calibration(slope=10, intercept=-15, n=1, data="none")  # heat 0.993 and 0.007
+def test_the_calibration_decides_what_is_noise() -> None:
+    evidence = np.array([[2.0, 1.1]], np.float32)
+    steep = Calibration(slope=10, intercept=-15, n=1, data="none")  # logits 5 and -4
     assert evidence_box(evidence, steep, picture_size=(10, 10)).width == 5
-    assert evidence_box(evidence, PLAIN, picture_size=(10, 10)).width == 10  # heat 0.88 and 0.73
+    assert evidence_box(evidence, PLAIN, picture_size=(10, 10)).width == 10
 
 
 @pytest.mark.parametrize("evidence", [np.zeros(4, np.float32), np.zeros((0, 3), np.float32)])
