@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.scrape import GpuCollector, ProcessCollector, visible_gpus
+from serving.scrape import GPU_METRICS, GpuCollector, ProcessCollector, visible_gpus
 
 UUIDS = ("GPU-aaaa1111", "GPU-aabb2222", "GPU-cccc3333")
 
@@ -42,6 +42,15 @@ def test_a_machine_without_nvml_is_no_error(caplog: pytest.LogCaptureFixture) ->
     collector = GpuCollector(lambda: True)
     assert found(collector) == found(collector) == {}
     assert [record.message.partition(":")[0] for record in caplog.records] == ["GPU memory is not measured"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/proc/driver/nvidia").exists(), reason="no GPU")
+def test_a_gpu_has_memory_some_of_which_is_used() -> None:
+    values = found(GpuCollector(lambda: True))
+    assert set(values) == set(GPU_METRICS)
+    assert 0 < values["pipeprobe_gpu_memory_used_bytes"] < values["pipeprobe_gpu_memory_bytes"]
+    assert 0 <= values["pipeprobe_gpu_busy_ratio"] <= 1
 
 
 @pytest.mark.parametrize(
