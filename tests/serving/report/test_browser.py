@@ -94,7 +94,7 @@ def test_findings_are_reached_by_click_and_by_key(visit: Visit, out: Path) -> No
     page.locator(".finding[data-number='2'] rect").click()
     assert visit.heading() == "Finding 2 of 3"
     expect(page.locator("#picture")).to_have_attribute("src", "peak_002.jpg")
-    page.wait_for_function("document.querySelector('#picture').naturalWidth === 128")
+    expect(page.locator("#picture")).to_have_js_property("naturalWidth", 128)
     page.keyboard.press("e")
     expect(page.locator("#picture")).to_have_attribute("src", "peak_002_bare.jpg")
     for key, number in (("n", 3), ("ArrowRight", 3), ("ArrowLeft", 2), ("p", 1), ("p", 1)):
@@ -112,7 +112,7 @@ def test_everything_needed_fits_on_the_screen(visit: Visit, out: Path) -> None:
         box = page.locator(place).bounding_box()
         assert box is not None
         assert box["y"] + box["height"] <= 800, place
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert page.locator("html").evaluate("html => html.scrollWidth") <= 1280
 
 
 def test_a_review_survives_is_saved_and_becomes_labels(visit: Visit, out: Path, video: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_saved_review_goes_on_in_another_browser(visit: Visit, out: Path, tmp_
     with page.expect_download() as downloading:
         page.keyboard.press("s")
     downloading.value.save_as(tmp_path / "saved.json")
-    page.evaluate("localStorage.clear()")
+    page.evaluate("() => localStorage.clear()")
     page.reload()
     assert page.locator("#state").inner_text() == "0 of 1 finding decided"
     page.locator("#open-file").set_input_files(tmp_path / "saved.json")
@@ -185,7 +185,7 @@ def test_names_do_not_run(visit: Visit, out: Path) -> None:
     page.get_by_role("link", name=HOSTILE).click()
     assert page.locator("#title").inner_text() == HOSTILE
     page.locator(".trail").click()
-    assert page.title() == "Inspections"
+    expect(page).to_have_title("Inspections")
 
 
 def test_the_index_sorts_and_filters(visit: Visit, out: Path) -> None:
