@@ -102,8 +102,10 @@ class Measurement:
             used_s, began = tree_cpu_s(pid), time.perf_counter()
             run = self._wrk(running, requests, clients, self._seconds)
             took_s, used_s = time.perf_counter() - began, tree_cpu_s(pid) - used_s
-        if run.failed:
-            raise RuntimeError(f"{server} failed {run.failed} requests of {way}")
+        if run.failed or not run.requests_per_s:
+            raise click.ClickException(
+                f"{server} answered {run.requests_per_s:.1f} /s of {way}, failed {run.failed}; raise --seconds"
+            )
         frames = run.requests_per_s * took_s * n_frames
         return {
             "frames_per_s": run.requests_per_s * n_frames,

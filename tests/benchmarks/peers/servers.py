@@ -19,7 +19,15 @@ from serving.pair import find_pair
 from serving.scorer import default_variant, parse_device
 
 PEERS = Path(__file__).parent
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 120.0
+
+OURS = {
+    # LitServe logs no line a request at its level of logging either.
+    "PIPEPROBE_ACCESS_LOG": "0",
+    # Slow beside other programs is for the figures to show; nothing shall be refused for it.
+    "PIPEPROBE_DEADLINE_S": "600",
+}
+"""Settings of ours that are not the default ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +76,7 @@ def all_servers(models: Path, folder: Path, lit: Mapping[str, Sequence[int]]) ->
         bento = [*python, "bentoml", "serve", "bentoml_peer:Plain", *address, p[1]]
         empty = [*python, "uvicorn", "empty_app:app", "--log-level", "warning", *address, p[2]]
         yield {
-            "pipeprobe": start("pipeprobe", serve, ports[0], "/readyz"),
+            "pipeprobe": start("pipeprobe", serve, ports[0], "/readyz", **OURS),
             "bentoml": start("bentoml", bento, ports[1], "/readyz", **plain),
             "empty": start("empty", empty, ports[2], "/"),
         } | {
