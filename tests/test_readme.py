@@ -18,9 +18,12 @@ from support.datasets import write_sewer_ml
 from support.live_service import free_port, stop_process, wait_until_ready
 from support.shell_blocks import shell_commands
 
+from serving.limits import settings_table
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = shell_commands(ROOT / "README.md")
+SERVICE_README = (ROOT / "serving" / "README.md").read_text(encoding="utf-8")
+COMMANDS = [*shell_commands(ROOT / "README.md"), *shell_commands(ROOT / "serving" / "README.md")]
 RESULTS = ROOT / "training" / "results"
 RECORDS = RESULTS / "default-pair"
 
@@ -37,6 +40,7 @@ SCALED_DOWN = {
     "--rounds": "1",
     "--steps": "1",
     "--frames": "256",
+    "--seconds": "1",
 }
 # What stands for a data set that cannot be shipped, and what a reader has days for: the full plan is listed, not run.
 SEWER_ML = "SewerML"
@@ -73,6 +77,11 @@ def test_readme_has_commands() -> None:
 
 def with_interval(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f}-{metric['high']:.3f})"
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    wanted = [f"| `{name}` | {default} | {allowed} | {doc} |" for name, default, allowed, doc in settings_table()]
+    assert [line for line in SERVICE_README.splitlines() if line.startswith("| `PIPEPROBE_")] == wanted
 
 
 @pytest.mark.parametrize("name", ["simclr", "random", "supervised"])
@@ -177,11 +186,16 @@ def test_the_figures_of_speed_are_those_that_were_measured() -> None:
 def test_every_command_runs(reader: dict[str, str], tmp_path: Path) -> None:
     for name in ("models", "serving"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests" / "benchmarks", tmp_path / "tests" / "benchmarks")
+    for name in ("benchmarks", "support"):
+        shutil.copytree(ROOT / "tests" / name, tmp_path / "tests" / name)
     shutil.copy(ROOT / "bentofile.yaml", tmp_path)
     write_sewer_ml(tmp_path / SEWER_ML, train=400, val=120, zipped=True)
     port = reader.pop("PORT")
     reader["BENTOML_HOME"] = str(tmp_path / "bentoml")
+    # Nothing of the machine's own is read or written.
+    reader["PIPEPROBE_MODELS"] = str(tmp_path / "models")
+    reader["PIPEPROBE_KEY_FILE"] = str(tmp_path / "keys.json")
+    reader["PIPEPROBE_JOBS"] = str(tmp_path / "jobs")
     servers: list[subprocess.Popen[bytes]] = []
     try:
         for command in COMMANDS:
