@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from serving.batch_files import INDEX_FILE
 from serving.formats.observation import clock_time
 from serving.golden import verify_golden
 from serving.pair import find_pair, models_root
@@ -120,7 +121,7 @@ def command(
         f"{pair.name} {pair.version} ({scorer.variant} on {scorer.device}), "
         f"{point.name}: a finding opens at {point.threshold:.3f}",
     )
-    click.echo(f"written to {out}")
+    click.echo(f"written to {out}; open {out / INDEX_FILE}")
     ctx.exit(_report_failures(results))
 
 

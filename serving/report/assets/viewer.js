@@ -1,5 +1,8 @@
 // One finding at large: its peak frame with or without evidence, what is known of it, and the decision.
 
+/** Whether a box around evidence takes in nearly all of the picture, and so points nowhere. */
+const isEverywhere = (box) => box && box.width * box.height > 0.9 * box.picture_width * box.picture_height;
+
 class Viewer {
   constructor(report, review) {
     this.report = report;
@@ -64,9 +67,9 @@ class Viewer {
     const { finding } = this;
     const bare = !this.evidence && finding.bare_photo !== null;
     const what = bare ? "without evidence" : "under its evidence";
-    byId("caption").textContent = finding.bare_photo === null
-      ? "Peak frame under its evidence"
-      : `Peak frame ${what}; e shows it ${bare ? "with" : "without"}`;
+    const all = !bare && isEverywhere(finding.box) ? ", which is all over the picture and so does not say where" : "";
+    const key = finding.bare_photo === null ? "" : `; e shows it ${bare ? "with" : "without"}`;
+    byId("caption").textContent = `Peak frame ${what}${all}${key}`;
     byId("picture").setAttribute("alt", `Peak frame of finding ${finding.number} ${what}`);
     byId("picture").setAttribute("src", bare ? finding.bare_photo : finding.photo);
   }
@@ -74,7 +77,7 @@ class Viewer {
   /** Frames the evidence. Its box is in the video's own pixels, the picture in square ones of another size. */
   drawBox() {
     const { naturalWidth, naturalHeight } = byId("picture");
-    const box = this.evidence ? this.finding?.box : null;
+    const box = this.evidence && !isEverywhere(this.finding?.box) ? this.finding?.box : null;
     byId("box").setAttribute("viewBox", `0 0 ${naturalWidth} ${naturalHeight}`);
     byId("box").replaceChildren();
     if (box) {

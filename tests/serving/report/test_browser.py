@@ -169,6 +169,30 @@ def test_a_saved_review_goes_on_in_another_browser(visit: Visit, out: Path, tmp_
     expect(page.locator("#state")).to_have_text("notes.json: that is no review file")
 
 
+def test_the_evidence_is_framed_where_it_points_somewhere(visit: Visit, tmp_path: Path) -> None:
+    document = write_scored(tmp_path / "run", intervals=[(1.0, 2.0), (4.0, 5.0)])
+    of = {"picture_width": 720, "picture_height": 576}
+    for finding, box in zip(
+        document["findings"],
+        ({"x": 180, "y": 288, "width": 360, "height": 144}, {"x": 0, "y": 0, "width": 720, "height": 576}),
+        strict=True,
+    ):
+        finding["evidence_box"] = box | of
+    (tmp_path / "run" / "findings.json").write_text(json.dumps(document))
+    write_reports(tmp_path)
+    page = visit.open(tmp_path / "run" / "report.html")
+    # The picture has 128 x 96 pixels.
+    for name, value in (("x", "32"), ("y", "48"), ("width", "64"), ("height", "24")):
+        expect(page.locator("#box rect")).to_have_attribute(name, value)
+    page.keyboard.press("e")
+    expect(page.locator("#box rect")).to_have_count(0)
+    page.keyboard.press("e")
+    expect(page.locator("#box rect")).to_have_count(1)
+    page.keyboard.press("n")
+    expect(page.locator("#box rect")).to_have_count(0)
+    expect(page.locator("#caption")).to_contain_text("does not say where")
+
+
 def test_what_was_not_scored_is_said_plainly(visit: Visit, out: Path) -> None:
     page = visit.open(out / "part" / "report.html")
     assert "Not scored, so look at it yourself: 00:00:30 to 00:00:50" in page.locator("#notices").inner_text()
