@@ -23,17 +23,17 @@ from serving.bodies import read_tensors
 from serving.errors import PipeprobeError
 from serving.infer_tensors import HEADER_LENGTH, InferRequest, encode_answer, parse_request
 from serving.lanes import Lane
-from serving.openapi import package_version
 from serving.problem import answer_error
 from serving.routing import caller_of, engine_of, score_frames
 from serving.scorer import Scores
+from serving.versions import version_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 async def server_metadata(request: Request) -> Response:
     """`GET /v2`."""
-    return JSONResponse({"name": "pipeprobe", "version": package_version(), "extensions": ["binary_tensor_data"]})
+    return JSONResponse({"name": "pipeprobe", "version": version_of("pipeprobe"), "extensions": ["binary_tensor_data"]})
 
 
 async def live(request: Request) -> Response:

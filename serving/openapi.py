@@ -6,7 +6,6 @@ The pages load nothing from other sites; the Swagger files are the ones that Ben
 from __future__ import annotations
 
 import html
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from serving.infer_tensors import HEADER_LENGTH, MAX_JSON_BYTES
 from serving.jobs.openapi import job_paths, job_schemas
 from serving.limits import Settings
 from serving.manifest import OUTPUTS, Manifest
+from serving.versions import version_of
 
 _IMAGES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp", "image/gif")
 _BINARY = {"type": "string", "format": "binary"}
@@ -52,21 +52,13 @@ _SCORING_ERRORS: tuple[type[PipeprobeError], ...] = (
 )
 
 
-def package_version() -> str:
-    """Version of the installed package; `source` where the code is not installed, as in a Bento."""
-    try:
-        return importlib.metadata.version("pipeprobe")
-    except importlib.metadata.PackageNotFoundError:
-        return "source"
-
-
 def openapi_document(settings: Settings) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "pipeprobe",
-            "version": package_version(),
+            "version": version_of("pipeprobe"),
             "description": "Scores sewer-inspection frames as defect or normal.",
         },
         "paths": {

@@ -8,7 +8,6 @@ looked up only when somebody asks is in `serving.scrape` and `serving.drift_metr
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable
@@ -24,6 +23,7 @@ from serving.metrics_summary import STAGE_METRIC, STAGES
 from serving.promotion_metrics import PromotionMetrics
 from serving.scrape import GpuCollector, ProcessCollector
 from serving.shadow_metrics import ShadowFamilies
+from serving.versions import version_of
 
 __all__ = ["CONTENT_TYPE_LATEST", "PairTelemetry", "Telemetry"]
 
@@ -36,12 +36,7 @@ _FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 _SCORES = tuple(step / 20 for step in range(1, 21))
 
 _MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-_PACKAGES = {
-    "version": "pipeprobe",
-    "python": "",
-    "bentoml": "bentoml",
-    "onnxruntime": "onnxruntime-gpu",
-}
+_PACKAGES = {"version": "pipeprobe", "bentoml": "bentoml", "onnxruntime": "onnxruntime-gpu"}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -100,7 +95,7 @@ class Telemetry:
         self._build = Gauge(
             "pipeprobe_build_info",
             "1, and the versions of what is running",
-            tuple(_PACKAGES),
+            (*_PACKAGES, "python"),
             multiprocess_mode="livemax",
             registry=kept,
         )
@@ -109,7 +104,8 @@ class Telemetry:
         self.shadows = ShadowFamilies(kept)
         self._served: dict[tuple[str, str], tuple[str, ...]] = {}
         forget_dead_workers()
-        self._build.labels(**{label: _version(package) for label, package in _PACKAGES.items()}).set(1)
+        built = {label: version_of(package) for label, package in _PACKAGES.items()}
+        self._build.labels(**built, python=platform.python_version()).set(1)
         folder = os.environ.get(_MULTIPROC_VARIABLE)
         self.drift = DriftMetrics(Path(folder) if folder else None)
         self._uses_gpu = False
@@ -236,13 +232,3 @@ def _live_files(folder: Path) -> list[Path]:
 
 def _worker_of(path: Path) -> int:
     return int(worker_of_window(path) if path.suffix != ".db" else path.stem.rpartition("_")[2])
-
-
-def _version(package: str) -> str:
-    """Version of an installed distribution; `source` where the code is not installed, as in a Bento."""
-    if not package:
-        return platform.python_version()
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "source" if package == "pipeprobe" else "unknown"

@@ -10,24 +10,16 @@ _DISTRIBUTIONS = ("av", "numpy", "onnxruntime-gpu", "onnxruntime", "pillow", "py
 
 
 def version_of(distribution: str) -> str:
-    """Version of an installed distribution; `source` for this project where it is not installed, as in a Bento.
-
-    Raises `PackageNotFoundError` for any other.
-    """
+    """Version of an installed distribution, else `unknown`; for this project `source`, as it runs in a Bento."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        if distribution == "pipeprobe":
-            return "source"
-        raise
+        return "source" if distribution == "pipeprobe" else "unknown"
 
 
 def versions() -> dict[str, str]:
     """By name: of this project, of Python, and of those installed distributions that decide what comes out."""
-    installed = {}
-    for distribution in _DISTRIBUTIONS:
-        try:
-            installed[distribution] = version_of(distribution)
-        except importlib.metadata.PackageNotFoundError:  # ONNX Runtime goes by either name
-            continue
+    found = {distribution: version_of(distribution) for distribution in _DISTRIBUTIONS}
+    # ONNX Runtime goes by either name.
+    installed = {distribution: version for distribution, version in found.items() if version != "unknown"}
     return {"pipeprobe": version_of("pipeprobe"), "python": platform.python_version(), **installed}
