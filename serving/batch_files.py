@@ -11,7 +11,9 @@ pair and settings. The manifest is there only when a call has ended: it is remov
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,23 @@ def write_manifest(out: Path, results: Sequence[VideoResult], scoring: Mapping[s
 def remove_manifest(out: Path) -> None:
     """So that none is there that tells of other files than those that lie here."""
     (out / MANIFEST_FILE).unlink(missing_ok=True)
+
+
+@contextmanager
+def pages_changing(out: Path) -> Iterator[None]:
+    """Around changes to pages: the manifest, if there is one, is away meanwhile and has their new hashes afterwards."""
+    try:
+        manifest: dict[str, Any] = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        yield
+        return
+    remove_manifest(out)
+    try:
+        yield
+    finally:
+        pages = (name for name in manifest["outputs"] if name.rpartition("/")[2] in (REPORT_FILE, INDEX_FILE))
+        manifest["outputs"] |= {name: sha256_file(out / name) for name in pages if (out / name).is_file()}
+        write_json_atomic(out / MANIFEST_FILE, manifest)
 
 
 def _outputs(out: Path, results: Sequence[VideoResult]) -> Iterator[tuple[str, str]]:

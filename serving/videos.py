@@ -141,8 +141,6 @@ def score_videos(
         remove_manifest(out)
         for video, folder in zip(videos, output_folders(videos, out), strict=True):
             result = _score_or_fail(video, folder, batch)
-            if result.status != "failed":
-                write_video_report(folder)
             results.append(result)
             on_done(result)
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
@@ -214,6 +212,7 @@ def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
         if result is None:
             batch.on_start(video, reader.info)
             result = _score(reader, folder, sha256, batch)
+            write_video_report(folder)
         return result
     except VideoError as error:
         sha256 = sha256 or _sha256_if_readable(video)
@@ -236,11 +235,20 @@ def _sha256_if_readable(path: Path) -> str:
 
 
 def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult | None:
-    """The result of an earlier call over the same content with the same pair and settings, if all of it is there."""
+    """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
+
+    Its page is made again if it is missing, or of an earlier release.
+    """
     earlier = read_findings(folder)
     if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
         return None
-    return result_of(video, folder, "kept", earlier) if are_all_there(folder, earlier) else None
+    if not are_all_there(folder, earlier):
+        return None
+    try:
+        write_video_report(folder)
+    except ConfigError:  # what it is made of was damaged since, which counts as missing
+        return None
+    return result_of(video, folder, "kept", earlier)
 
 
 def _score(reader: VideoReader, folder: Path, sha256: str, batch: _Batch) -> VideoResult:

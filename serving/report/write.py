@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.batch_files import INDEX_FILE
+from serving.batch_files import INDEX_FILE, pages_changing
 from serving.deliverables import REPORT_FILE, read_findings
 from serving.durable import write_text_atomic
 from serving.errors import ConfigError
@@ -41,9 +41,10 @@ def write_reports(out: Path) -> tuple[int, list[Path]]:
     if not documents:
         old = ", only folders of another release" if left_out else ""
         raise ConfigError(f"{out} holds no scored videos{old}: name the folder that `pipeprobe videos --out` wrote to")
-    for folder, document in documents.items():
-        _write_video(folder, document)
-    _write_index(out, documents)
+    with pages_changing(out):
+        for folder, document in documents.items():
+            _write_video(folder, document)
+        _write_index(out, documents)
     return len(documents), left_out
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, write_h264, write_pal
 
+from serving.durable import sha256_file
 from serving.frames import resize_frame
 from serving.pair import load_pair
 from serving.report.data import video_data
@@ -57,6 +58,28 @@ def test_pages_that_a_kill_left_missing_or_old_are_made_again(footage: Path, sco
         (tmp_path / page).unlink()
     write_reports(tmp_path)
     assert {name: contents(tmp_path)[name] for name in pages} == pages
+
+
+def test_the_manifest_follows_pages_that_are_made_again(footage: Path, scorer: Scorer, tmp_path: Path) -> None:
+    score_videos([footage / "newer.mp4"], tmp_path, scorer, VideoSettings())
+    manifest = (tmp_path / "manifest.json").read_bytes()
+    page = tmp_path / "newer" / "report.html"
+    assert json.loads(manifest)["outputs"]["newer/report.html"] == sha256_file(page)
+    # As if an earlier release had made both.
+    page.write_text("an older page")
+    outputs = json.loads(manifest)["outputs"] | {"newer/report.html": sha256_file(page)}
+    (tmp_path / "manifest.json").write_text(json.dumps(json.loads(manifest) | {"outputs": outputs}))
+    write_reports(tmp_path)
+    assert (tmp_path / "manifest.json").read_bytes() == manifest
+
+
+def test_a_video_whose_files_were_damaged_is_scored_again(footage: Path, scorer: Scorer, tmp_path: Path) -> None:
+    score_videos(find_videos([footage]), tmp_path, scorer, VideoSettings())
+    before = contents(tmp_path / "newer")
+    (tmp_path / "newer" / "frames.parquet").write_bytes(b"PAR1 and then nothing")
+    results = score_videos(find_videos([footage]), tmp_path, scorer, VideoSettings())
+    assert {result.folder.name: result.status for result in results} == {"classic": "kept", "newer": "scored"}
+    assert contents(tmp_path / "newer") == before
 
 
 @pytest.mark.parametrize("name", ["newer.mp4", "classic.mpg"])
