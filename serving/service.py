@@ -23,6 +23,7 @@ from serving.limits import Settings
 from serving.logs import configure_logs
 from serving.problem import ProblemMiddleware
 from serving.request_record import Recorder
+from serving.request_timer import leave_out_timer
 from serving.supervision import end_with_supervisor
 from serving.telemetry import Telemetry
 from serving.tracing import tracing_settings
@@ -31,8 +32,9 @@ SETTINGS = Settings.from_env()
 TELEMETRY = Telemetry()
 APP = create_app()
 use_bounded_protocol()
+leave_out_timer()
 
-# Only for what never reaches our own deadlines; ours answer first, with a problem document.
+# Of BentoML's timer, should a release of it not let itself be left out; ours answer first, with a problem document.
 _BACKSTOP_S = 30
 
 
