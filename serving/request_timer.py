@@ -1,8 +1,8 @@
 """BentoML's own timer of requests, left out.
 
-It sets one for every request and never cancels it, so that 0.8 kB of each is kept until the time is over. That time must
-be longer than an upload may take, an hour by default: 250 requests a second would come to 700 MB. Our own deadlines end
-every request, and with a problem document.
+It sets one for every request and never cancels it, so that 0.8 kB of each is kept until the time is over. That time
+must be longer than an upload may take, an hour by default: 250 requests a second would come to 700 MB. Our own
+deadlines end every request, and with a problem document.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ def timers() -> int:
     return sum(getattr(middleware.cls, "__module__", "") == traffic.__name__ for middleware in app.user_middleware)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # BentoML's own
 def test_the_application_is_built_without_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timers() == 1, "BentoML has none any more: serving.request_timer can go"
     monkeypatch.setattr(traffic, "TimeoutMiddleware", traffic.TimeoutMiddleware)  # puts it back afterwards

@@ -25,11 +25,12 @@ STOP_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class LiveService:
-    """A service that runs: its URL, the process that supervises its workers, and its log."""
+    """A service that runs: its URL, the process that supervises its workers, its log, and how long it took to start."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    start_s: float
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that live, in the order of their ids."""
@@ -85,8 +86,9 @@ def live_processes(
             command = [*bentoml, "--host", "127.0.0.1", "--port", str(port)]
         cwd = ROOT if bento is None else folder
         with started(command, cwd=cwd, env=environment, log=folder / "log") as process:
+            started_at = time.monotonic()
             wait_until_ready(url, process, log=folder / "log")
-            yield LiveService(url=url, process=process, log=folder / "log")
+            yield LiveService(url=url, process=process, log=folder / "log", start_s=time.monotonic() - started_at)
 
 
 @contextmanager
