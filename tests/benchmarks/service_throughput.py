@@ -23,6 +23,7 @@ not judged.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -231,6 +232,8 @@ def _listed(figures: dict[str, float]) -> str:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures as JSON here.")
 def main(models: Path | None, size: int | None, rounds: int, seconds: int, out: Path | None) -> None:
     """Measure, and print the ratios beside their bounds."""
+    # Ended by `kill` or `timeout`, it must stop its servers all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     generator = wrk_version()
     if generator is None:
         raise click.ClickException("wrk is not installed; on Debian and Ubuntu: apt-get install wrk")

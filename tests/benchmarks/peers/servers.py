@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,6 +51,7 @@ class Server:
 @contextmanager
 def all_servers(models: Path, folder: Path, lit: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Server]]:
     """pipeprobe, plain BentoML, the empty app, and LitServe once for each of `lit`: (workers, threads, batch)."""
+    models = models.resolve()
     pair = find_pair(models)
     model = pair.variant_path(default_variant(pair.manifest, parse_device("cpu")))
     plain = {"PEER_MODEL": str(model), "PEER_SIDE": str(pair.manifest.image_size)}
@@ -64,9 +66,8 @@ def all_servers(models: Path, folder: Path, lit: Mapping[str, Sequence[int]]) ->
             cwd = ROOT if name == "pipeprobe" else PEERS
             process = stack.enter_context(started(command, cwd=cwd, env=env, log=home / "log"))
             url = f"http://127.0.0.1:{port}"
+            stack.callback(_end_group, process.pid)
             _wait(url + ready, process, home / "log")
-            # A stopped process would not hear that it should end.
-            stack.callback(os.killpg, process.pid, signal.SIGCONT)
             os.killpg(process.pid, signal.SIGSTOP)
             return Server(url=url, process=process)
 
@@ -88,6 +89,15 @@ def all_servers(models: Path, folder: Path, lit: Mapping[str, Sequence[int]]) ->
             )
             for port, (name, options) in zip(ports[3:], lit.items(), strict=True)
         }
+
+
+def _end_group(group: int) -> None:
+    """Wake and end a server with all that it started: LitServe's workers outlive it otherwise, and burn a core."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGCONT)
+        os.killpg(group, signal.SIGTERM)
+        time.sleep(3)
+        os.killpg(group, signal.SIGKILL)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
