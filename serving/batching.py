@@ -100,7 +100,7 @@ class Batcher:
         max_batch: most frames in one call of `score`.
         max_frames: most frames between `submit` and their result.
         n_scorers: threads that call `score` at the same time.
-        lag_s: by how many seconds the event loop is late, as `serving.loop_lag` measures it.
+        lag_s: by how many seconds the event loop is late, as `serving.http.loop_lag` measures it.
     """
 
     def __init__(

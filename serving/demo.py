@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.errors import PipeprobeError, VideoError
-from serving.metrics_summary import summarise_histograms
-from serving.pair import find_pair, models_root
+from serving.inspections.truth_check import TruthCheck, check_findings
+from serving.inspections.video_settings import VideoSettings
+from serving.inspections.videos import score_videos
+from serving.monitoring.metrics_summary import summarise_histograms
+from serving.pairs.pair import find_pair, models_root
 from serving.scorer import Scorer
-from serving.truth_check import TruthCheck, check_findings
-from serving.video_settings import VideoSettings
-from serving.videos import score_videos
 
 SAMPLES = Path(__file__).parent / "samples"
 INSPECTION = SAMPLES / "inspection.mp4"

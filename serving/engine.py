@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from serving.decode_pool import DecodePool
 from serving.errors import CallerBusyError, DeadlineExceededError, OverloadedError
-from serving.index_watch import IndexWatch
-from serving.lanes import Lane, Lanes
+from serving.http.loop_lag import LoopLag
 from serving.limits import Settings
-from serving.loop_lag import LoopLag
-from serving.opening import Opener
-from serving.pair import models_root
+from serving.monitoring.telemetry import Telemetry, forget_this_worker
+from serving.pairs.index_watch import IndexWatch
+from serving.pairs.lanes import Lane, Lanes
+from serving.pairs.opening import Opener
+from serving.pairs.pair import models_root
 from serving.scorer import Scorer, Scores
-from serving.telemetry import Telemetry, forget_this_worker
 
 
 class Engine:

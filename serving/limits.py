@@ -34,13 +34,13 @@ from serving.devices import available_cores, parse_device
 from serving.environment import PREFIX, given_settings, hint
 from serving.errors import ConfigError, DeviceError
 from serving.frames import DecodeLimits
-from serving.manifest import VARIANT_NAMES
-from serving.pair_index import is_pair_reference
+from serving.pairs.manifest import VARIANT_NAMES
+from serving.pairs.pair_index import is_pair_reference
 
 _MIB = 2**20
 
 OTHER_VARIABLES = {"MODELS": "folder of the pairs; none: models/ beside the packages, else ./models"}
-"""Variables that are read elsewhere (`serving.pair`), because more than the service needs them."""
+"""Variables that are read elsewhere (`serving.pairs.pair`), because more than the service needs them."""
 
 
 def _number(default: float, low: float, high: float, doc: str) -> Any:

@@ -22,10 +22,10 @@ from serving.devices import (
     providers_for,
 )
 from serving.errors import DeviceError, PairInvalidError
-from serving.manifest import OUTPUTS, Manifest
+from serving.pairs.manifest import OUTPUTS, Manifest
 
 if TYPE_CHECKING:
-    from serving.pair import Pair
+    from serving.pairs.pair import Pair
 
 Verdict = Literal["defect", "normal"]
 

@@ -1,10 +1,10 @@
-"""The BentoML service: a thin shell that puts the routes of `serving.app` into BentoML's server.
+"""The BentoML service: a thin shell that puts the routes of `serving.http.app` into BentoML's server.
 
 BentoML brings the server, its workers, health pages, tracing and Bentos. The routes are mounted instead of
 being BentoML endpoints, because those parse bodies before they can be limited, have three shapes of errors
 and batch one caller's damaged frame together with another's sound one. BentoML's own metrics are off: they
-label by raw path, which any scanner makes up without end; `serving.app` answers `/metrics` in their place. Its
-access log is off for the same reason; `serving.logs` says what there is instead.
+label by raw path, which any scanner makes up without end; `serving.http.app` answers `/metrics` in their place. Its
+access log is off for the same reason; `serving.monitoring.logs` says what there is instead.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import gc
 
 import bentoml
 
-from serving.access import AccessGuard
-from serving.app import create_app
-from serving.direct_routes import DirectRoutes
 from serving.engine import Engine
-from serving.http_protocol import use_bounded_protocol
+from serving.http.access import AccessGuard
+from serving.http.app import create_app
+from serving.http.direct_routes import DirectRoutes
+from serving.http.http_protocol import use_bounded_protocol
+from serving.http.problem import ProblemMiddleware
+from serving.http.request_record import Recorder
+from serving.http.request_timer import leave_out_timer
+from serving.http.supervision import end_with_supervisor
 from serving.jobs.desk import open_desk
 from serving.limits import Settings
-from serving.logs import configure_logs
-from serving.problem import ProblemMiddleware
-from serving.request_record import Recorder
-from serving.request_timer import leave_out_timer
-from serving.supervision import end_with_supervisor
-from serving.telemetry import Telemetry
-from serving.tracing import tracing_settings
+from serving.monitoring.logs import configure_logs
+from serving.monitoring.telemetry import Telemetry
+from serving.monitoring.tracing import tracing_settings
 
 SETTINGS = Settings.from_env()
 TELEMETRY = Telemetry()

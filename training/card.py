@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from serving.manifest import Manifest, Metric
+from serving.pairs.manifest import Manifest, Metric
 
 CARD_FILE = "CARD.md"
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from serving.durable import sha256_bytes, write_bytes_atomic, write_json_atomic
 from serving.errors import ConfigError, DataError
-from serving.manifest import Metric
+from serving.pairs.manifest import Metric
 from training import runs
 from training.backbones import Encoder
 from training.calibration import sigmoid

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from serving.drift_reference import Reference
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
 from serving.errors import ConfigError, DataError
-from serving.golden import verify_golden
-from serving.manifest import GOLDEN_FILE, JSON, Manifest, Variant, VariantName, is_plain_name
-from serving.pair import INDEX_FILE, MANIFEST_FILE, load_pair, write_index
-from serving.pair_index import new_folder, read_index
+from serving.monitoring.drift_reference import Reference
+from serving.pairs.golden import verify_golden
+from serving.pairs.manifest import GOLDEN_FILE, JSON, Manifest, Variant, VariantName, is_plain_name
+from serving.pairs.pair import INDEX_FILE, MANIFEST_FILE, load_pair, write_index
+from serving.pairs.pair_index import new_folder, read_index
 from serving.scorer import Scorer
 from training import runs
 from training.backbones import Encoder

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from serving.errors import PipeprobeError
-from serving.manifest import Calibration
+from serving.pairs.manifest import Calibration
 from training.backbones import Encoder
 from training.calibration import Platt
 from training.data.normalise import normalise

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from serving.manifest import OUTPUTS, Calibration
+from serving.pairs.manifest import OUTPUTS, Calibration
 from training.backbones import Encoder
 from training.data.normalise import normalise
 from training.probe import LinearProbe

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from serving.durable import sha256_bytes, write_bytes_atomic, write_json_atomic
 from serving.errors import ConfigError, DataError
-from serving.manifest import Calibration, Metric, OperatingPoint
+from serving.pairs.manifest import Calibration, Metric, OperatingPoint
 from training import runs
 from training.backbones import Encoder
 from training.calibration import Platt, UncalibratableError, brier, expected_calibration_error, fit_platt, flat_platt

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from serving.drift_reference import REFERENCE_FILE, Reference, make_reference, reference_bytes
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
 from serving.errors import ConfigError, DataError
-from serving.golden import verify_golden
-from serving.manifest import is_plain_name
-from serving.pair import MANIFEST_FILE, Pair, load_pair
-from serving.pair_index import new_folder
+from serving.monitoring.drift_reference import REFERENCE_FILE, Reference, make_reference, reference_bytes
+from serving.pairs.golden import verify_golden
+from serving.pairs.manifest import is_plain_name
+from serving.pairs.pair import MANIFEST_FILE, Pair, load_pair
+from serving.pairs.pair_index import new_folder
 from serving.scorer import Scorer
 from training.card import CARD_FILE, write_card
 from training.data.pack import Pack

@@ -16,7 +16,7 @@ import numpy as np
 from serving.decode_pool import DecodePool
 from serving.devices import available_cores
 from serving.frames import Frame, decode_bytes
-from serving.pair import Pair
+from serving.pairs.pair import Pair
 from serving.scorer import Scorer
 
 

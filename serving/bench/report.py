@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.bench.bound import AloneTimes, BoundRun
 from serving.bench.load import LoadRun
-from serving.metrics_summary import STAGES, StageSummary
+from serving.monitoring.metrics_summary import STAGES, StageSummary
 
 GOOD_SHARE = 0.90
 """Of the bound; a service that reaches it leaves nothing worth tuning in HTTP and batching."""

@@ -18,8 +18,8 @@ from serving.bench.report import Figures, lines, stage_means_ms
 from serving.bench.service import metrics_page, own_service
 from serving.devices import available_cores
 from serving.limits import Settings
-from serving.metrics_summary import StageSummary, summarise_histograms
-from serving.pair import MODELS_VARIABLE, find_pair, models_root
+from serving.monitoring.metrics_summary import StageSummary, summarise_histograms
+from serving.pairs.pair import MODELS_VARIABLE, find_pair, models_root
 
 
 @click.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from serving.api_keys import SCOPES, Scope, add_key, read_keys, revoke_key
+from serving.http.api_keys import SCOPES, Scope, add_key, read_keys, revoke_key
 
 
 def _path(given: Path | None) -> Path:

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from serving.errors import PairError, PipeprobeError
-from serving.pair import Manifest, Pair, find_pair, load_folder, models_root, pair_folders
-from serving.pair_index import INDEX_FILE, PairIndex, read_index
+from serving.pairs.pair import Manifest, Pair, find_pair, load_folder, models_root, pair_folders
+from serving.pairs.pair_index import INDEX_FILE, PairIndex, read_index
 
 _VARIANTS = ("fp32", "fp16", "int8")
 
@@ -142,7 +142,7 @@ def verify(
       pipeprobe models verify --all --json
       pipeprobe models verify simclr-resnet18@1.1.0 --variant int8
     """
-    from serving.promotion import verify_pair
+    from serving.pairs.promotion import verify_pair
 
     folder = models or models_root()
     load = load_folder if every or not pairs else find_pair
@@ -174,7 +174,7 @@ def promote(pair: str, models: Path | None, as_json: bool, device: str) -> None:
       pipeprobe models promote simclr-resnet18@1.1.0
       pipeprobe models promote simclr-resnet18@1.1.0 --device cuda:0 --json
     """
-    from serving.promotion import promote as promote_pair
+    from serving.pairs.promotion import promote as promote_pair
 
     folder = models or models_root()
     change = promote_pair(folder, pair, device=device)
@@ -191,7 +191,7 @@ def rollback(models: Path | None, as_json: bool, device: str) -> None:
       pipeprobe models rollback
       pipeprobe models rollback --json
     """
-    from serving.promotion import rollback as roll_back
+    from serving.pairs.promotion import rollback as roll_back
 
     change = roll_back(models or models_root(), device=device)
     _report_change(change.before, change.now, as_json)

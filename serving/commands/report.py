@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from serving.batch_files import INDEX_FILE
 from serving.errors import ConfigError
+from serving.inspections.batch_files import INDEX_FILE
 from serving.report.write import write_reports
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from serving.errors import ConfigError
-from serving.review import match_reviews, write_dataset, write_labels
-from serving.review_file import Review, read_review
+from serving.inspections.review import match_reviews, write_dataset, write_labels
+from serving.inspections.review_file import Review, read_review
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

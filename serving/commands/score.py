@@ -17,10 +17,10 @@ from rich.table import Table
 from serving.durable import write_bytes_atomic, write_text_atomic
 from serving.errors import ConfigError, FrameError
 from serving.frames import DEFAULT_LIMITS, decode_full, read_image_bytes
-from serving.golden import verify_golden
 from serving.image_files import FileFailure, FileScore, collect_files, score_files
-from serving.overlay import draw_evidence, encode_png
-from serving.pair import OperatingPoint, Pair, find_pair, models_root
+from serving.inspections.overlay import draw_evidence, encode_png
+from serving.pairs.golden import verify_golden
+from serving.pairs.pair import OperatingPoint, Pair, find_pair, models_root
 from serving.progress import track_progress
 from serving.scorer import Scorer
 

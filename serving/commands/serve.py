@@ -63,11 +63,11 @@ def command(
       pipeprobe serve --port 3000
       curl --data-binary @frame.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:3000/v1/score
     """
-    from serving.access import check_access, is_loopback
     from serving.environment import PREFIX
+    from serving.http.access import check_access, is_loopback
     from serving.jobs.desk import check_folders
     from serving.limits import Settings
-    from serving.pair import models_root
+    from serving.pairs.pair import models_root
 
     options = {"PAIR": ",".join(pairs), "DEVICE": device, "VARIANT": variant, "WORKERS": workers, "MODELS": models}
     os.environ.update({PREFIX + name: str(value) for name, value in options.items() if value})
@@ -95,8 +95,8 @@ def _serve(host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="pipeprobe-", ignore_cleanup_errors=True) as home:
         os.environ["BENTOML_HOME"] = home
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+        from serving.http.supervision import watch_workers_closely
         from serving.service import PipeprobeService
-        from serving.supervision import watch_workers_closely
 
         # The workers import the service by name from this folder. In the caller's, another package named
         # `serving` could lie.
@@ -108,7 +108,7 @@ def _serve(host: str, port: int) -> None:
 def _check_pairs(settings: Settings) -> str:
     """Names and versions of the pairs; raises here, once, what would otherwise end worker after worker."""
     from serving.devices import import_onnxruntime, parse_device
-    from serving.opening import find_pairs, find_shadow
+    from serving.pairs.opening import find_pairs, find_shadow
     from serving.scorer import default_variant
 
     import_onnxruntime()
@@ -127,7 +127,7 @@ def _check_cuda(settings: Settings) -> None:
     code = (
         "import sys\n"
         "from serving.errors import PipeprobeError\n"
-        "from serving.opening import find_pairs\n"
+        "from serving.pairs.opening import find_pairs\n"
         "from serving.limits import Settings\n"
         "from serving.scorer import Scorer\n"
         "settings = Settings.from_env()\n"

@@ -13,15 +13,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from serving.batch_files import INDEX_FILE
 from serving.formats.observation import clock_time
-from serving.golden import verify_golden
-from serving.pair import find_pair, models_root
+from serving.inspections.batch_files import INDEX_FILE
+from serving.inspections.video import VideoInfo
+from serving.inspections.video_result import VideoResult
+from serving.inspections.video_settings import VideoSettings
+from serving.inspections.videos import find_videos, score_videos
+from serving.pairs.golden import verify_golden
+from serving.pairs.pair import find_pair, models_root
 from serving.scorer import Scorer
-from serving.video import VideoInfo
-from serving.video_result import VideoResult
-from serving.video_settings import VideoSettings
-from serving.videos import find_videos, score_videos
 
 _DEFAULTS = VideoSettings()
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from serving.evidence_box import EvidenceBox
-from serving.findings import Finding
+from serving.inspections.evidence_box import EvidenceBox
+from serving.inspections.findings import Finding
 
 UNREVIEWED = "unreviewed"
 NOT_KNOWN = "none"
@@ -38,11 +38,11 @@ class Observation:
     than a wrong one.
 
     Attributes:
-        clock_from: hour at which the evidence lies, as `serving.evidence_box` estimates it; `clock_source` is then
-            `estimated`, and `none` where it points in no direction. `clock_to` stays empty: an hour alone is a place,
+        clock_from: hour at which the evidence lies, as `serving.inspections.evidence_box` estimates it; `clock_source`
+            is then `estimated`, and `none` where it points in no direction. `clock_to` stays empty: an hour alone is a place,
             and twice the same hour would be the whole circumference.
         video_time: HH:MM:SS of the peak frame, which `photo` shows and `frame_pts_s` gives exactly.
-        start_s, end_s: the finding's interval, seconds from the video's start; see `serving.findings`.
+        start_s, end_s: the finding's interval, seconds from the video's start; see `serving.inspections.findings`.
         score, mean_score: of the peak frame, and over the `frames` sampled frames of the interval.
         evidence_box: where on the peak frame the evidence lies; None where that is not known.
         review_state: `unreviewed` for all that no person has looked at.

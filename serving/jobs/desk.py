@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from serving.engine import Engine
 from serving.errors import ConfigError, JobsOffError, OverloadedError, RequestError
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.cleanup import Cleanup, KeepPolicy
 from serving.jobs.folder import OFF, JobsFolder, default_folder
 from serving.jobs.job import Job, NewJob, Source
@@ -28,9 +29,8 @@ from serving.jobs.table import Table
 from serving.jobs.uploads import Received, UploadLimits, receive_video
 from serving.jobs.video_root import plain_path, resolve_video
 from serving.limits import Settings
-from serving.pair import models_root
-from serving.pair_index import pair_folders
-from serving.video_settings import VideoSettings
+from serving.pairs.pair import models_root
+from serving.pairs.pair_index import pair_folders
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from serving.video_settings import VideoSettings
+from serving.inspections.video_settings import VideoSettings
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 Source = Literal["upload", "path"]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from serving.video_settings import VideoSettings
+from serving.inspections.video_settings import VideoSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from serving.errors import (
     UnauthorizedError,
     VideoError,
 )
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.documents import BASE
 from serving.jobs.job import JOB_STATES
 from serving.limits import Settings
-from serving.video_settings import VideoSettings
 
 JSON = dict[str, Any]
 

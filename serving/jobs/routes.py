@@ -27,11 +27,11 @@ from serving.errors import (
     JobNotFoundError,
     RequestError,
 )
+from serving.http.routing import engine_of
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.desk import JobDesk, NoDesk, Wish, new_id
 from serving.jobs.documents import BASE, describe, page_link
 from serving.jobs.job import JOB_STATES, Job
-from serving.routing import engine_of
-from serving.video_settings import VideoSettings
 
 _NUMBERS = ("every_s", "min_duration_s", "join_gap_s")
 OPTIONS = ("pair", "version", "operating_point", *_NUMBERS, "name")

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving.errors import ConfigError, JobNotFoundError
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.job import JOB_STATES, Job, JobState
-from serving.video_settings import VideoSettings
 
 _VERSION = 1
 _SCHEMA = f"""

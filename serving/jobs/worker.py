@@ -18,14 +18,14 @@ from pathlib import Path
 
 from serving.durable import write_json_atomic
 from serving.errors import PipeprobeError
-from serving.golden import verify_golden
+from serving.inspections.video import VideoInfo
+from serving.inspections.video_result import VideoResult
+from serving.inspections.videos import score_videos
 from serving.jobs.messages import Order, Report
 from serving.jobs.video_root import resolve_video
-from serving.pair import find_pair
+from serving.pairs.golden import verify_golden
+from serving.pairs.pair import find_pair
 from serving.scorer import Scorer
-from serving.video import VideoInfo
-from serving.video_result import VideoResult
-from serving.videos import score_videos
 
 _REPORT_EVERY_S = 0.2
 _ORPHANED = 3

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from serving.batch_files import SUMMARY_JSON
-from serving.deliverables import FINDINGS_FILE, REPORT_FILE, read_findings
 from serving.durable import sha256_bytes
 from serving.errors import ConfigError
 from serving.formats import frames_parquet
 from serving.formats.observation import clock_time
-from serving.sewer_ml_format import CLASS_NAMES
-from serving.thumbnails import bare_name
+from serving.inspections.batch_files import SUMMARY_JSON
+from serving.inspections.deliverables import FINDINGS_FILE, REPORT_FILE, read_findings
+from serving.inspections.sewer_ml_format import CLASS_NAMES
+from serving.inspections.thumbnails import bare_name
 
 Json = dict[str, Any]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.batch_files import INDEX_FILE, pages_changing
-from serving.deliverables import REPORT_FILE, read_findings
 from serving.durable import write_text_atomic
 from serving.errors import ConfigError
+from serving.inspections.batch_files import INDEX_FILE, pages_changing
+from serving.inspections.deliverables import REPORT_FILE, read_findings
 from serving.report.data import Json, index_data, read_finished, video_data
 from serving.report.pages import render
 

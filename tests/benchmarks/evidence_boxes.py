@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.durable import write_json_atomic
-from serving.evidence_box import EvidenceBox, clock_position, evidence_box
 from serving.frames import decode_path
-from serving.pair import find_pair, models_root
+from serving.inspections.evidence_box import EvidenceBox, clock_position, evidence_box
+from serving.pairs.pair import find_pair, models_root
 from serving.scorer import Scorer
 from training.provenance import provenance
 from training.simulator.frames import FramesConfig, simulate_frames

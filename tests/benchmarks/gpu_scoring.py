@@ -36,7 +36,7 @@ from serving.devices import available_cores, load_cuda_libraries, parse_device, 
 from serving.durable import write_json_atomic
 from serving.errors import DeviceError
 from serving.frames import decode_bytes
-from serving.pair import Pair, find_pair, models_root
+from serving.pairs.pair import Pair, find_pair, models_root
 from serving.scorer import Scorer, default_variant
 from training.backbones import build_encoder
 from training.provenance import provenance

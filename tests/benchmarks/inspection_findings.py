@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.durable import write_json_atomic
-from serving.pair import find_pair, models_root
+from serving.inspections.truth_check import TruthCheck, check_findings
+from serving.inspections.videos import VideoSettings, find_videos, score_videos
+from serving.pairs.pair import find_pair, models_root
 from serving.scorer import Scorer
-from serving.truth_check import TruthCheck, check_findings
-from serving.videos import VideoSettings, find_videos, score_videos
 from training.provenance import provenance
 from training.simulator.inspections import InspectionsConfig, simulate_inspections
 

@@ -48,8 +48,8 @@ from serving.bench.frames import bench_frames
 from serving.devices import available_cores
 from serving.durable import write_json_atomic
 from serving.frames import decode_bytes
-from serving.metrics_summary import summarise_histograms
-from serving.pair import Pair, find_pair, models_root
+from serving.monitoring.metrics_summary import summarise_histograms
+from serving.pairs.pair import Pair, find_pair, models_root
 
 CLIENTS, BATCH_CLIENTS, BATCH = 16, 4, 32
 BOUNDS = {"single": 0.90, "batch": 0.97, "litserve": 1.3, "bentoml": 2.5, "p99_over_p50": 3.0, "alone_extra_ms": 3.0}

@@ -30,7 +30,7 @@ from support.open_loop import closed_loop, latency_ms, offer
 
 from serving.devices import available_cores
 from serving.durable import write_json_atomic
-from serving.pair import find_pair, models_root
+from serving.pairs.pair import find_pair, models_root
 
 
 def counted(url: str, name: str) -> float:

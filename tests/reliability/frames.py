@@ -14,7 +14,7 @@ from support.live_service import ROOT, LiveService, live_processes
 from support.tiny_pair import random_frames, write_tiny_pair
 
 from serving.frames import decode_bytes
-from serving.pair import find_pair
+from serving.pairs.pair import find_pair
 from serving.scorer import Scorer
 
 TOLERANCE = 1e-4

@@ -15,8 +15,8 @@ from serving.cli import cli
 from serving.errors import ConfigError, PipeprobeError, RequestError
 from serving.frames import decode_full
 from serving.image_files import collect_files
-from serving.manifest import Calibration
-from serving.overlay import draw_evidence, heat_map
+from serving.inspections.overlay import draw_evidence, heat_map
+from serving.pairs.manifest import Calibration
 
 
 @pytest.fixture

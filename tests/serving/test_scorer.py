@@ -24,8 +24,8 @@ from serving import scorer as scorer_module
 from serving.devices import Device, available_cores, parse_device, providers_for
 from serving.durable import write_json_atomic
 from serving.errors import DeviceError, PairInvalidError, PairNotFoundError
-from serving.golden import GOLDEN_ATOL, verify_golden
-from serving.pair import Pair, load_pair
+from serving.pairs.golden import GOLDEN_ATOL, verify_golden
+from serving.pairs.pair import Pair, load_pair
 from serving.scorer import BATCH_ATOL, BATCH_SIZES, Scorer, choose_batch, default_variant
 
 VARIANTS = ("fp32", "fp16", "int8")

@@ -25,7 +25,7 @@ from support.tiny_pair import grey_frames, random_frames, red_frames, write_tiny
 
 from serving.commands.serve import command as serve
 from serving.errors import ConfigError, PairNotFoundError, PipeprobeError
-from serving.pair import find_pair
+from serving.pairs.pair import find_pair
 from serving.scorer import BATCH_ATOL, Scorer
 
 SIZE = 32

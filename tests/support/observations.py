@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from serving.evidence_box import EvidenceBox
-from serving.findings import Finding
 from serving.formats.observation import Observation, Origin, observe
+from serving.inspections.evidence_box import EvidenceBox
+from serving.inspections.findings import Finding
 
 FINDING = Finding(start_s=3723.4, end_s=3730, peak_s=3725.9, peak_score=0.91234567, mean_score=0.8, frames=13)
 LATER = Finding(start_s=4000, end_s=4001, peak_s=4000.25, peak_score=0.000001, mean_score=0.8, frames=2)

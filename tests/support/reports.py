@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from serving.findings import Finding
 from serving.formats import csv_rows, json_file
 from serving.formats.frames_parquet import Frames, write_frames
 from serving.formats.observation import Origin, observe
+from serving.inspections.findings import Finding
 
 SHA256 = "ab" * 32
 STEP_S = 0.5

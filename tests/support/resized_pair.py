@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic
 from serving.frames import resize_frame
-from serving.golden import load_golden
-from serving.manifest import GOLDEN_FILE, OUTPUTS, Manifest
-from serving.pair import MANIFEST_FILE, Pair, load_pair, write_index
+from serving.pairs.golden import load_golden
+from serving.pairs.manifest import GOLDEN_FILE, OUTPUTS, Manifest
+from serving.pairs.pair import MANIFEST_FILE, Pair, load_pair, write_index
 from serving.scorer import Scorer
 
 STRIDE = 32

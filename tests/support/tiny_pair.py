@@ -20,9 +20,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.drift_reference import REFERENCE_FILE, Reference, make_reference, reference_bytes
 from serving.durable import sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
-from serving.pair import (
+from serving.monitoring.drift_reference import REFERENCE_FILE, Reference, make_reference, reference_bytes
+from serving.pairs.pair import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     Calibration,

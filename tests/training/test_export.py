@@ -15,11 +15,11 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 from support.toy_packs import ToyPack, toy_pack
 
-from serving.drift_reference import load_reference
 from serving.errors import ConfigError, DataError
-from serving.golden import load_golden
-from serving.pair import find_pair, load_pair, write_index
-from serving.promotion import promote
+from serving.monitoring.drift_reference import load_reference
+from serving.pairs.golden import load_golden
+from serving.pairs.pair import find_pair, load_pair, write_index
+from serving.pairs.promotion import promote
 from serving.scorer import Scorer
 from training import export as module
 from training import runs

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from support.tiny_pair import write_tiny_pair
 from support.toy_packs import toy_pack
 
-from serving.drift_reference import load_reference, make_reference
 from serving.durable import sha256_file
 from serving.errors import ConfigError, DataError
-from serving.pair import load_pair
+from serving.monitoring.drift_reference import load_reference, make_reference
+from serving.pairs.pair import load_pair
 from serving.scorer import Scorer
 from training import reference as module
 from training.cli import cli

@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from serving.manifest import VariantName
-from serving.pair import load_pair
+from serving.pairs.manifest import VariantName
+from serving.pairs.pair import load_pair
 from training.commands.options import typed_command
 from training.data.pack import open_pack
 from training.export import VARIANTS, ExportConfig, export_pair

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from serving.manifest import VariantName
-from serving.pair import models_root
+from serving.pairs.manifest import VariantName
+from serving.pairs.pair import models_root
 from training.backbones import ENCODERS
 from training.commands.options import device_option, typed_command
 from training.data.folders import FolderSplit

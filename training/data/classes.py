@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.sewer_ml_format import CLASS_CODES, CLASS_NAMES, CSV_COLUMNS, CSV_NAMES, IMAGE_FOLDERS
+from serving.inspections.sewer_ml_format import CLASS_CODES, CLASS_NAMES, CSV_COLUMNS, CSV_NAMES, IMAGE_FOLDERS
 
 __all__ = ["CIW", "CLASS_CODES", "CLASS_NAMES", "CSV_COLUMNS", "CSV_NAMES", "IMAGE_FOLDERS"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.durable import sha256_file, write_json_atomic
 from serving.errors import ConfigError
-from serving.pair import INDEX_FILE, MANIFEST_FILE, Pair, find_pair
+from serving.pairs.pair import INDEX_FILE, MANIFEST_FILE, Pair, find_pair
 from training.retrain.job import RetrainConfig, RetrainOptions
 from training.retrain.start import find_start
 from training.runs import read_json

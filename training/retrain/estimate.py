@@ -21,7 +21,7 @@ from torch import Tensor
 
 from serving.errors import FrameError, VideoError
 from serving.frames import decode_bytes
-from serving.video import VideoReader
+from serving.inspections.video import VideoReader
 from training.backbones import build_encoder, seeded_init
 from training.config import Precision, PretrainConfig
 from training.data.augment import make_views

@@ -5,7 +5,8 @@
 
 A video's folder is whole or absent.
 
-A frame is read as `serving.video` hands it out, so pixels are squashed and resized once, by the code that serves.
+A frame is read as `serving.inspections.video` hands it out, so pixels are squashed and resized once, by the code that
+serves.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from PIL import Image as Pillow
 
 from serving.durable import sha256_bytes, write_json_atomic
 from serving.errors import VideoError
-from serving.video import VideoReader
+from serving.inspections.video import VideoReader
 from training.retrain.footage import Broken, Video
 
 FRAMES_JSON = "frames.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 from serving.durable import sha256_file
 from serving.errors import ConfigError, DataError, VideoError
 from serving.frames import SUFFIXES
-from serving.video import VIDEO_SUFFIXES, open_video
+from serving.inspections.video import VIDEO_SUFFIXES, open_video
 from training.data.classes import CLASS_CODES, CSV_NAMES
 from training.data.frame_table import UNLABELLED
 from training.data.image_store import FilePlace, ImageStore, Place

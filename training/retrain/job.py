@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from serving.errors import ConfigError
-from serving.manifest import VariantName
+from serving.pairs.manifest import VariantName
 from training.export import VARIANTS
 from training.retrain.compare import Measured, Verdict
 from training.retrain.estimate import Estimate

@@ -27,8 +27,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from serving.errors import ConfigError, DataError
-from serving.golden import load_golden
-from serving.pair import Pair
+from serving.pairs.golden import load_golden
+from serving.pairs.pair import Pair
 from training.backbones import ENCODERS, Encoder, build_encoder, seeded_init
 from training.data.normalise import normalise
 from training.features import full_float32

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from serving.errors import PairError
-from serving.manifest import VariantName
-from serving.pair import INDEX_FILE, MANIFEST_FILE, load_pair, pair_folders
-from serving.pair_index import new_folder, read_index, stated_version
-from serving.promotion import promote as promote_verified
+from serving.pairs.manifest import VariantName
+from serving.pairs.pair import INDEX_FILE, MANIFEST_FILE, load_pair, pair_folders
+from serving.pairs.pair_index import new_folder, read_index, stated_version
+from serving.pairs.promotion import promote as promote_verified
 from training.data.pack import Pack
 from training.export import ExportConfig, export_pair
 from training.probe import FittedProbe, IndivisibleError, load_probe

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from serving.durable import sha256_file, write_json_atomic
 from serving.errors import ConfigError
-from serving.pair import MANIFEST_FILE, Pair, find_pair, load_pair
+from serving.pairs.pair import MANIFEST_FILE, Pair, find_pair, load_pair
 from training import runs
 from training.backbones import ENCODERS, Encoder, build_encoder
 from training.recipes import RECIPES

@@ -10,7 +10,7 @@ import torch
 
 from serving.durable import write_json_atomic
 from serving.errors import ConfigError, PairNotFoundError
-from serving.pair import Pair, find_pair
+from serving.pairs.pair import Pair, find_pair
 from serving.progress import track_progress
 from serving.scorer import Scorer
 from training import runs

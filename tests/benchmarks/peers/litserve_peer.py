@@ -13,7 +13,7 @@ import litserve
 import numpy as np
 
 from serving.frames import decode_bytes
-from serving.pair import find_pair
+from serving.pairs.pair import find_pair
 from serving.scorer import Scorer
 
 MODELS, PORT, WORKERS, THREADS, BATCH = Path(sys.argv[1]), *map(int, sys.argv[2:6])

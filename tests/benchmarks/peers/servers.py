@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from support.live_service import ROOT, clean_environment, free_port, started
 
-from serving.pair import find_pair
+from serving.pairs.pair import find_pair
 from serving.scorer import default_variant, parse_device
 
 PEERS = Path(__file__).parent

@@ -13,7 +13,7 @@ from support.tiny_pair import random_frames, write_tiny_pair
 from serving.bench import bound as module
 from serving.bench.bound import Bound, Setup, candidate_setups
 from serving.frames import decode_bytes
-from serving.pair import Pair, load_pair
+from serving.pairs.pair import Pair, load_pair
 from serving.scorer import Scorer, Scores
 
 

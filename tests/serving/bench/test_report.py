@@ -9,7 +9,7 @@ import pytest
 from serving.bench.bound import AloneTimes, BoundRun, Setup
 from serving.bench.load import LoadRun
 from serving.bench.report import Figures, advice, lines, stage_means_ms
-from serving.metrics_summary import StageSummary
+from serving.monitoring.metrics_summary import StageSummary
 
 SETUP = Setup(threads=2, scorers=2, decoders=2, batch=4)
 

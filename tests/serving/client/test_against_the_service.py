@@ -15,7 +15,6 @@ from support.images import encode
 from support.live_service import ROOT, live_service
 from support.tiny_pair import grey_frames, random_frames, red_frames, reference_outputs, write_tiny_pair
 
-from serving.api_keys import add_key
 from serving.client import (
     Batching,
     Client,
@@ -29,6 +28,7 @@ from serving.client import (
     UnreadableError,
     progress_bar,
 )
+from serving.http.api_keys import add_key
 
 FRAMES = random_frames(40, seed=3)
 RED, GREY = red_frames(1)[0], grey_frames(1)[0]

@@ -16,9 +16,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from support.observed_service import DEPLOY, dashboard_queries, metric_names, observed_service
 
-from serving.drift import DISTANCE_THRESHOLD, MIN_FRAMES, PSI_THRESHOLD
 from serving.limits import Settings
-from serving.scrape import GPU_METRICS
+from serving.monitoring.drift import DISTANCE_THRESHOLD, MIN_FRAMES, PSI_THRESHOLD
+from serving.monitoring.scrape import GPU_METRICS
 
 YAMLS = sorted(path.relative_to(DEPLOY).as_posix() for path in DEPLOY.rglob("*.y*ml"))
 

@@ -33,7 +33,7 @@ from support.observed_service import (
 )
 from support.tiny_pair import random_frames
 
-from serving.scrape import GPU_METRICS
+from serving.monitoring.scrape import GPU_METRICS
 
 pytestmark = [
     pytest.mark.observability,

@@ -12,10 +12,10 @@ from support.live_service import free_port, live_service
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, write_h264
 
-from serving.api_keys import add_key
 from serving.commands.serve import command as serve
 from serving.engine import Engine
 from serving.errors import ConfigError
+from serving.http.api_keys import add_key
 from serving.jobs.desk import NoDesk, open_desk
 from serving.limits import Settings
 

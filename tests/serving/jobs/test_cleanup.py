@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from serving.errors import ConfigError, JobNotFoundError, StorageFullError
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.cleanup import Cleanup, KeepPolicy
 from serving.jobs.folder import JobsFolder, default_folder
 from serving.jobs.job import Job, NewJob
 from serving.jobs.leases import Leases
 from serving.jobs.store import JobStore
 from serving.jobs.table import Table
-from serving.video_settings import VideoSettings
 
 HOUR_S = 3600.0
 POLICY = KeepPolicy(upload_s=2 * HOUR_S, result_s=24 * HOUR_S, max_ended=3, orphan_s=5 * HOUR_S)

@@ -21,10 +21,10 @@ from support.video_files import red_between, repeat, truncate, write_h264
 from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
 
 from serving.formats.frames_parquet import read_frames
-from serving.pair import load_pair
+from serving.inspections.video_settings import VideoSettings
+from serving.inspections.videos import score_videos
+from serving.pairs.pair import load_pair
 from serving.scorer import Scorer
-from serving.video_settings import VideoSettings
-from serving.videos import score_videos
 
 MAX_VIDEO_BYTES = 6_000_000
 STALL_S = 3

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from serving.errors import ConfigError, IdempotencyError, JobNotFoundError, TooManyJobsError
+from serving.inspections.video_settings import VideoSettings
 from serving.jobs.job import Job, NewJob
 from serving.jobs.leases import Leases
 from serving.jobs.store import JobStore
 from serving.jobs.table import Table
-from serving.video_settings import VideoSettings
 
 LEASE_S = 10.0
 MANY = 1000

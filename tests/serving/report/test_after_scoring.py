@@ -14,13 +14,13 @@ from support.video_files import red_between, write_h264, write_pal
 
 from serving.durable import sha256_file
 from serving.frames import resize_frame
-from serving.pair import load_pair
+from serving.inspections.review import match_reviews, write_dataset
+from serving.inspections.review_file import read_review
+from serving.inspections.videos import VideoSettings, find_videos, score_videos
+from serving.pairs.pair import load_pair
 from serving.report.data import video_data
 from serving.report.write import write_reports
-from serving.review import match_reviews, write_dataset
-from serving.review_file import read_review
 from serving.scorer import Scorer
-from serving.videos import VideoSettings, find_videos, score_videos
 
 
 @pytest.fixture(scope="module")

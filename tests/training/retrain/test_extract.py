@@ -11,7 +11,7 @@ from PIL import Image
 from support.video_files import clock_error_s, clock_face, noise, truncate, write_pal
 
 from serving.frames import decode_bytes
-from serving.video import VideoReader
+from serving.inspections.video import VideoReader
 from training.retrain.extract import FRAMES_JSON, extract_all, folder_name, read_extracted
 from training.retrain.footage import Video
 

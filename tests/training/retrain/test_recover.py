@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError, DataError
-from serving.pair import MANIFEST_FILE, Pair, load_pair
+from serving.pairs.pair import MANIFEST_FILE, Pair, load_pair
 from training import runs
 from training.backbones import Encoder, build_encoder, seeded_init
 from training.data.normalise import normalise

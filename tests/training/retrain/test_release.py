@@ -9,7 +9,7 @@ import pytest
 from support.tiny_pair import write_tiny_pair
 
 from serving.errors import PairNotFoundError
-from serving.pair import find_pair
+from serving.pairs.pair import find_pair
 from training.probe import IndivisibleError
 from training.retrain.release import DRAWS, first_divisible, free_name, promote
 

@@ -18,7 +18,7 @@ from support.tiny_pair import write_tiny_pair
 from support.video_files import write_video
 
 from serving.errors import ConfigError, DataError
-from serving.pair import find_pair, load_pair, models_root, pair_folders
+from serving.pairs.pair import find_pair, load_pair, models_root, pair_folders
 from training import runs
 from training.cli import cli
 from training.data.pack import open_pack

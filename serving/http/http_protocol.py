@@ -1,0 +1,70 @@
+"""How the worker's HTTP server reads requests: with httptools, and never an endless head.
+
+BentoML's server is uvicorn. With httptools it parses a request in a third of the time that h11 takes, but unlike
+h11 it keeps whatever headers it is sent. `BoundedProtocol` ends a connection that sends more than `MAX_HEAD_BYTES`
+of anything but a body, and answers what is no HTTP at all with a problem document, as everything else.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import uvicorn.config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.http.problem import MEDIA_TYPE, REQUEST_ID, new_request_id, problem_of_status
+
+MAX_HEAD_BYTES = 2**16
+"""Bytes without any of a body among them, of the request line, headers or trailers, after which nobody listens."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """See the module's docstring."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # BentoML silences uvicorn's access log; composing its lines would cost all the same.
+        self.access_log = False
+        self._head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        # Asked afterwards: what has just come may be a head with its body.
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431)
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400)
+
+    def _refuse(self, status: int) -> None:
+        """Say why, unless an answer is already under way, and hang up."""
+        self._head_bytes = 0
+        if self.cycle is None or self.cycle.response_complete:
+            request_id = new_request_id()
+            body = json.dumps(problem_of_status(status) | {"request_id": request_id}).encode()
+            headers = {"content-type": MEDIA_TYPE, "content-length": len(body), REQUEST_ID.lower(): request_id}
+            lines = [f"{name}: {value}\r\n".encode() for name, value in (*headers.items(), ("connection", "close"))]
+            self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
+        self.transport.close()
+
+
+def use_bounded_protocol() -> None:
+    """Have every uvicorn server of this process use it; call it before BentoML starts one.
+
+    BentoML leaves uvicorn its choice of protocol, `auto`, and offers no setting for it.
+    """
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"

@@ -1,0 +1,1 @@
+"""Inspection videos: reading, scoring, findings, what is written, reviews."""

@@ -1,0 +1,32 @@
+"""How inspections are sampled and what makes a finding; apart from `videos`, to be had without FFmpeg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSettings:
+    """How inspections are sampled and what makes a finding.
+
+    Attributes:
+        every_s: most seconds between two scored frames, where the video has more.
+        operating_point: name of the threshold that opens a finding; None is the pair's own.
+        min_duration_s: shorter findings are dropped; the default asks for two frames in a row at the default step.
+        join_gap_s: findings no farther apart become one.
+    """
+
+    every_s: float = 0.5
+    operating_point: str | None = None
+    min_duration_s: float = 0.75
+    join_gap_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.every_s <= 60:
+            raise ConfigError(f"a frame every {self.every_s} s is not possible; take 0.01 to 60 s")
+        if not 0 <= self.min_duration_s <= 3600:
+            raise ConfigError(f"a minimum duration of {self.min_duration_s} s is not possible; take 0 to 3600 s")
+        if not 0 <= self.join_gap_s <= 3600:
+            raise ConfigError(f"joining findings {self.join_gap_s} s apart is not possible; take 0 to 3600 s")
