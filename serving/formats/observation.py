@@ -39,8 +39,8 @@ class Observation:
 
     Attributes:
         clock_from: hour at which the evidence lies, as `serving.inspections.evidence_box` estimates it; `clock_source`
-            is then `estimated`, and `none` where it points in no direction. `clock_to` stays empty: an hour alone is a place,
-            and twice the same hour would be the whole circumference.
+            is then `estimated`, and `none` where it points in no direction. `clock_to` stays empty: an hour alone is a
+            place, and twice the same hour would be the whole circumference.
         video_time: HH:MM:SS of the peak frame, which `photo` shows and `frame_pts_s` gives exactly.
         start_s, end_s: the finding's interval, seconds from the video's start; see `serving.inspections.findings`.
         score, mean_score: of the peak frame, and over the `frames` sampled frames of the interval.

@@ -1,8 +1,8 @@
 """The inside of the video reader: times of coded pictures, which of them to decode and how, and what became of each.
 
 `serving.inspections.video` says what the reader promises; here is how. A coded picture travels as a `Ticket` from the
-container through the decoder, which hands the ticket back with the decoded frame (FFmpeg's opaque reference), so that times and
-fates never have to be guessed from the order in which frames come out.
+container through the decoder, which hands the ticket back with the decoded frame (FFmpeg's opaque reference), so that
+times and fates never have to be guessed from the order in which frames come out.
 """
 
 from __future__ import annotations
