@@ -24,6 +24,7 @@ from support.video_files import red_between, repeat, write_h264
 from serving.client import Client, Retries, VideoFinding, VideoOptions
 
 CALLERS = 4
+BY_CLIENT = "right, by serving.client"
 # What is promised of a machine that starts the service within half of it; a slower one gets twice its own start.
 BACK_S = 10.0
 PATIENCE_S = 60.0
@@ -50,6 +51,9 @@ class Load:
     def start(self) -> None:
         for thread in self.threads:
             thread.start()
+
+    def is_under_way(self) -> bool:
+        return self.counts["right"] > 20 and self.counts[BY_CLIENT] > 0
 
     def stop(self) -> None:
         self._stop.set()
@@ -91,7 +95,7 @@ class Load:
                 except Exception as error:
                     self.faults.append(f"the client gave up: {error!r}")
                 else:
-                    self._note("right, by serving.client") if right else self.faults.append("a wrong score")
+                    self._note(BY_CLIENT) if right else self.faults.append("a wrong score")
 
     def _note(self, what: str, started_at: float = 0.0) -> None:
         with self._lock:
@@ -110,7 +114,7 @@ def load_on(url: str, frames: list[KnownFrame]) -> Iterator[Load]:
     print(f"\n{dict(sorted(load.counts.items()))}")
     assert load.faults == []
     assert load.counts["right"] > 0
-    assert load.counts["right, by serving.client"] > 0
+    assert load.counts[BY_CLIENT] > 0
 
 
 def wait_for(condition: Callable[[], bool], what: str, limit_s: float) -> float:
@@ -191,13 +195,13 @@ def frames(models: Path) -> list[KnownFrame]:
 
 def test_a_killed_worker_is_missed_by_nobody_for_long(models: Path, frames: list[KnownFrame]) -> None:
     with served(models) as service, load_on(service.url, frames) as load:
-        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        wait_for(load.is_under_way, "load", PATIENCE_S)
         kill_worker(service, load, PATIENCE_S)
 
 
 def test_a_killed_service_starts_again(models: Path, frames: list[KnownFrame]) -> None:
     with served(models) as service, load_on(service.url, frames) as load:
-        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        wait_for(load.is_under_way, "load", PATIENCE_S)
         kill_service(service, load, models, PATIENCE_S, supervisor_only=False)
 
 
@@ -206,6 +210,7 @@ def test_a_killed_service_starts_again(models: Path, frames: list[KnownFrame]) -
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_killed_again_and_again(models: Path, frames: list[KnownFrame], workers: int) -> None:
     with served(models, workers=workers) as service, load_on(service.url, frames) as load:
+        wait_for(load.is_under_way, "load", PATIENCE_S)
         for round_ in range(scale.ROUNDS):
             wait_for(lambda n=20 * (round_ + 1): load.counts["right"] > n, "load", PATIENCE_S)  # type: ignore[misc]
             kill_worker(service, load, limit_for(service))
@@ -219,7 +224,7 @@ def test_services_killed_again_and_again(
     models: Path, frames: list[KnownFrame], round_: int, supervisor_only: bool
 ) -> None:
     with served(models) as service, load_on(service.url, frames) as load:
-        wait_for(lambda: load.counts["right"] > 20, "load", PATIENCE_S)
+        wait_for(load.is_under_way, "load", PATIENCE_S)
         kill_service(service, load, models, limit_for(service), supervisor_only=supervisor_only)
 
 
