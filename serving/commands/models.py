@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -73,17 +74,28 @@ def list_pairs(models: Path | None, as_json: bool) -> None:
         history = [] if default is None else [entry.__dict__ for entry in default.history]
         _print_json({"default": None if default is None else default.default, "pairs": rows, "history": history})
         return
-    table = Table(title=f"Pairs in {folder}", title_justify="left")
-    for column in ("", "name", "version", "encoder", "method", "pixels", "variants", "created", "folder"):
-        table.add_column(column, overflow="fold")
+    table = Table(
+        title=f"Pairs in {folder}; * is the default",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in ("", "name", "version", "encoder", "method", "px", "variants", "created"):
+        table.add_column(column, no_wrap=True)
+    broken = []
     for row in rows:
-        mark = "[green]default[/]" if row["default"] else ""
+        mark = "[green]*[/]" if row["default"] else ""
         if row["error"] is not None:
-            table.add_row(mark, f"[red]cannot be used: {escape(row['error'])}[/]", *[""] * 6, escape(row["folder"]))
+            table.add_row(mark, f"[red]{escape(row['folder'])}[/]", *[""] * 6)
+            broken.append(f"[red]{escape(row['folder'])} cannot be used: {escape(row['error'])}[/]")
             continue
         cells = (row["name"], row["version"], row["encoder"], row["method"], str(row["image_size"]))
-        table.add_row(mark, *map(escape, cells), ", ".join(row["variants"]), row["created"][:10], row["folder"])
-    Console().print(table)
+        table.add_row(mark, *map(escape, cells), ", ".join(row["variants"]), row["created"][:10])
+    console = Console()
+    console.print(table)
+    for line in broken:
+        console.print(line)
 
 
 @command.command("show")
