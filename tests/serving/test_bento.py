@@ -21,7 +21,7 @@ TITLE_OF_BENTO = '"title": "pipeprobe out of a Bento"'
 
 def _mark(tree: Path) -> None:
     """Leave a mark in the copied code that the installed code does not have."""
-    path = tree / "serving" / "openapi.py"
+    path = tree / "serving" / "http" / "openapi.py"
     text = path.read_text()
     assert text.count(TITLE) == 1
     path.write_text(text.replace(TITLE, TITLE_OF_BENTO))
