@@ -15,9 +15,10 @@ from rich.table import Table
 
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
+from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_settings import VideoSettings
+from serving.inspections.video_settings import DISTANCES_FROM, DistanceFrom, VideoSettings
 from serving.inspections.videos import find_videos, score_videos
 from serving.pairs.golden import verify_golden
 from serving.pairs.pair import find_pair, models_root
@@ -64,6 +65,14 @@ _DEFAULTS = VideoSettings()
     metavar="SECONDS",
     help="Findings no farther apart become one.",
 )
+@click.option(
+    "--distance",
+    type=click.Choice(DISTANCES_FROM),
+    default=_DEFAULTS.distance,
+    show_default=True,
+    help="Where along the pipe: by the counter on the picture (osd), by VIDEO.distance.csv beside it (sidecar), "
+    "whichever there is (auto), or not at all.",
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders of folders.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:INDEX; used or refused.")
 @click.option(
@@ -82,6 +91,7 @@ def command(
     operating_point: str | None,
     min_duration_s: float,
     join_gap_s: float,
+    distance: DistanceFrom,
     recursive: bool,
     device: str,
     variant: str | None,
@@ -99,8 +109,16 @@ def command(
       pipeprobe videos run-17.mpg --out findings/ --every 0.2 --operating-point recall_95
     """
     settings = VideoSettings(
-        every_s=every_s, operating_point=operating_point, min_duration_s=min_duration_s, join_gap_s=join_gap_s
+        every_s=every_s,
+        operating_point=operating_point,
+        min_duration_s=min_duration_s,
+        join_gap_s=join_gap_s,
+        distance=distance,
     )
+    if distance == "osd":
+        text_reader()  # where it is missing, nothing is worth starting
+    elif distance == "auto" and not is_installed():
+        click.echo("distances are not read off the pictures: that needs pip install 'pipeprobe[osd]'", err=True)
     videos = find_videos(paths, recursive=recursive)
     pair = find_pair(models or models_root(), pair_name)
     scorer = Scorer(pair, device=device, variant=variant)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from serving.inspections.distance import NOWHERE, Place
 from serving.inspections.evidence_box import EvidenceBox
 from serving.inspections.findings import Finding
 
@@ -106,12 +107,21 @@ class Origin:
 
 
 def observe(
-    finding: Finding, origin: Origin, photo: str, *, box: EvidenceBox | None = None, clock: int | None = None
+    finding: Finding,
+    origin: Origin,
+    photo: str,
+    *,
+    place: Place = NOWHERE,
+    box: EvidenceBox | None = None,
+    clock: int | None = None,
 ) -> Observation:
-    """A finding as an unreviewed row; `photo` is the file name of its peak's picture, `clock` an estimated hour."""
+    """A finding as an unreviewed row.
+
+    `photo` is the file name of its peak's picture, `place` where that was taken, `clock` an estimated hour.
+    """
     return Observation(
         video=origin.video,
-        distance_m=None,
+        distance_m=place.distance_m,
         code="",
         char1="",
         char2="",
@@ -134,8 +144,8 @@ def observe(
         pair=origin.pair,
         pair_version=origin.pair_version,
         review_state=UNREVIEWED,
-        distance_source=NOT_KNOWN,
-        distance_confidence=None,
+        distance_source=place.source,
+        distance_confidence=place.confidence,
         clock_source=NOT_KNOWN if clock is None else ESTIMATED,
         evidence_box=box,
         video_sha256=origin.video_sha256,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from serving.durable import write_bytes_atomic
 from serving.formats import csv_rows, en13508, frames_parquet, json_file, pacp
 from serving.formats.frames_parquet import Frames
 from serving.formats.observation import Observation, Origin, observe
+from serving.inspections.distance import Place
 from serving.inspections.findings import Finding
 from serving.inspections.thumbnails import PeakPictures, bare_name
 from serving.pairs.versions import version_of
@@ -36,12 +38,20 @@ REPORT_FILE = "report.html"
 _ABANDONED_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A finding, and where along the pipe its peak frame was taken."""
+
+    finding: Finding
+    place: Place
+
+
 def write_deliverables(
     folder: Path,
     origin: Origin,
     about: Mapping[str, Any],
     frames: Frames,
-    findings: Sequence[Finding],
+    findings: Sequence[Found],
     peaks: PeakPictures,
 ) -> dict[str, Any]:
     """Write all files of a video, in place of what lies in `folder`; returns the content of `findings.json`.
@@ -49,10 +59,10 @@ def write_deliverables(
     `about` is what that file says beside the findings. Raises `OSError` if the folder cannot be written.
     """
     clear(folder)
-    observations = [_observe(n, finding, origin, peaks) for n, finding in enumerate(findings, start=1)]
-    for observation, finding in zip(observations, findings, strict=True):
-        write_bytes_atomic(folder / observation.photo, peaks.jpeg_at(finding.peak_s))
-        write_bytes_atomic(folder / bare_name(observation.photo), peaks.bare_jpeg_at(finding.peak_s))
+    observations = [_observe(n, found, origin, peaks) for n, found in enumerate(findings, start=1)]
+    for observation, found in zip(observations, findings, strict=True):
+        write_bytes_atomic(folder / observation.photo, peaks.jpeg_at(found.finding.peak_s))
+        write_bytes_atomic(folder / bare_name(observation.photo), peaks.bare_jpeg_at(found.finding.peak_s))
     frames_parquet.write_frames(folder / frames_parquet.FILE, frames, _about_frames(origin, about["scoring"]))
     csv_rows.write_observations(folder / ROWS_FILE, observations)
     en13508.write_en13508(folder / en13508.FILE, origin, observations)
@@ -94,9 +104,16 @@ def clear(folder: Path) -> None:
             continue
 
 
-def _observe(number: int, finding: Finding, origin: Origin, peaks: PeakPictures) -> Observation:
-    place = peaks.place_at(finding.peak_s)
-    return observe(finding, origin, f"peak_{number:03d}.jpg", box=place.box, clock=place.clock)
+def _observe(number: int, found: Found, origin: Origin, peaks: PeakPictures) -> Observation:
+    evidence = peaks.place_at(found.finding.peak_s)
+    return observe(
+        found.finding,
+        origin,
+        f"peak_{number:03d}.jpg",
+        place=found.place,
+        box=evidence.box,
+        clock=evidence.clock,
+    )
 
 
 def _about_frames(origin: Origin, scoring: Mapping[str, Any]) -> dict[str, str]:

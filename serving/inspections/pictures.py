@@ -15,11 +15,15 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from serving.frames import Frame
 
 # Larger pictures are held at reduced size, so that a queue of 4K pictures does not fill the memory.
 _MAX_HELD_PIXELS = 1920 * 1088
+
+# Pixel formats whose first plane is the grey picture, a byte a pixel.
+_LUMA_FIRST = frozenset(f"yuv{j}{layout}p" for j in ("", "j") for layout in ("420", "422", "444"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,11 @@ class Picture:
     def to_rgb(self) -> Frame:
         """uint8 [H, W, 3], upright, in the pixels of the video: what is resized for the scorer."""
         return _upright(_to_array(self.raw), self.raw.rotation)
+
+    def to_gray(self) -> NDArray[np.uint8]:
+        """uint8 [H, W], upright, the lines of a field twice: what text is read off."""
+        gray = _luma(self.raw)
+        return _upright(np.repeat(gray, 2, axis=0) if self.is_field else gray, self.raw.rotation)
 
     def to_display(self, max_side: int) -> Frame:
         """uint8 [H, W, 3], upright, in square pixels, the longer side at most `max_side`: for people."""
@@ -129,6 +138,16 @@ def _geometry(frame: VideoFrame) -> tuple[int, int, str]:
 
 def _to_array(frame: VideoFrame) -> Frame:
     return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+
+
+def _luma(frame: VideoFrame) -> NDArray[np.uint8]:
+    """uint8 [H, W]; of what video is nearly always in, the decoder's own memory."""
+    if frame.format.name not in _LUMA_FIRST:
+        return frame.reformat(format="gray").to_ndarray().astype(np.uint8, copy=False)
+    plane = frame.planes[0]
+    lines = np.asarray(memoryview(plane))
+    shape, strides = (frame.height, frame.width), (plane.line_size, 1)
+    return np.lib.stride_tricks.as_strided(lines, shape, strides, writeable=False)
 
 
 def _upright(picture: Frame, counterclockwise_degrees: int) -> Frame:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from serving.errors import ConfigError
+
+DistanceFrom = Literal["auto", "osd", "sidecar", "none"]
+"""Where distances along the pipe come from; see `serving.inspections.locating`."""
+
+DISTANCES_FROM: tuple[str, ...] = get_args(DistanceFrom)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +22,14 @@ class VideoSettings:
         operating_point: name of the threshold that opens a finding; None is the pair's own.
         min_duration_s: shorter findings are dropped; the default asks for two frames in a row at the default step.
         join_gap_s: findings no farther apart become one.
+        distance: what says where along the pipe a frame was taken.
     """
 
     every_s: float = 0.5
     operating_point: str | None = None
     min_duration_s: float = 0.75
     join_gap_s: float = 1.0
+    distance: DistanceFrom = "auto"
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.every_s <= 60:
@@ -30,3 +38,5 @@ class VideoSettings:
             raise ConfigError(f"a minimum duration of {self.min_duration_s} s is not possible; take 0 to 3600 s")
         if not 0 <= self.join_gap_s <= 3600:
             raise ConfigError(f"joining findings {self.join_gap_s} s apart is not possible; take 0 to 3600 s")
+        if self.distance not in DISTANCES_FROM:
+            raise ConfigError(f"there is no distance by {self.distance!r}; take one of {', '.join(DISTANCES_FROM)}")

@@ -26,12 +26,14 @@ from serving.errors import ConfigError, VideoError
 from serving.formats.frames_parquet import KEYFRAME, PREDICTED, Frames
 from serving.formats.observation import Origin
 from serving.inspections.batch_files import remove_manifest, write_manifest, write_summary
-from serving.inspections.deliverables import are_all_there, read_findings, write_deliverables
+from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
+from serving.inspections.distance import Place
 from serving.inspections.findings import FindingRules, find_findings, leave_for
+from serving.inspections.locating import Locator, locator_for
 from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo, VideoReader, unscored_stretches
+from serving.inspections.video import VIDEO_SUFFIXES, Sample, VideoInfo, VideoReader, unscored_stretches
 from serving.inspections.video_result import VideoResult, result_of, unscored_text
-from serving.inspections.video_settings import VideoSettings
+from serving.inspections.video_settings import DistanceFrom, VideoSettings
 from serving.pairs.pair import MANIFEST_FILE, OperatingPoint
 from serving.prefetch import prefetch
 from serving.report.write import write_index, write_video_report
@@ -162,6 +164,7 @@ class _Batch:
     every_s: float
     point: OperatingPoint
     rules: FindingRules
+    distance: DistanceFrom
     key: dict[str, Any]
     on_start: Callable[[Path, VideoInfo], None]
     on_sample: Callable[[Path, float], None]
@@ -190,6 +193,7 @@ class _Batch:
             "device": scorer.device.partition(":")[0],
             "operating_point": point.name,
             "every_s": settings.every_s,
+            "distance": settings.distance,
             **asdict(rules),
         }
         return cls(
@@ -197,6 +201,7 @@ class _Batch:
             every_s=settings.every_s,
             point=point,
             rules=rules,
+            distance=settings.distance,
             key=key,
             on_start=on_start,
             on_sample=on_sample,
@@ -208,10 +213,11 @@ def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
     try:
         reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.pair.manifest.image_size)
         sha256 = _sha256(video)
-        result = _kept(video, folder, sha256, batch)
+        locator = locator_for(video, batch.distance)
+        result = _kept(video, folder, sha256, locator, batch)
         if result is None:
             batch.on_start(video, reader.info)
-            result = _score(reader, folder, sha256, batch)
+            result = _score(reader, folder, sha256, locator, batch)
             write_video_report(folder)
         return result
     except VideoError as error:
@@ -234,13 +240,15 @@ def _sha256_if_readable(path: Path) -> str:
         return ""
 
 
-def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult | None:
+def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: _Batch) -> VideoResult | None:
     """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
 
     Its page is made again if it is missing, or of an earlier release.
     """
     earlier = read_findings(folder)
     if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
+        return None
+    if earlier.get("distance") != locator.origin:
         return None
     if not are_all_there(folder, earlier):
         return None
@@ -251,32 +259,39 @@ def _kept(video: Path, folder: Path, sha256: str, batch: _Batch) -> VideoResult 
     return result_of(video, folder, "kept", earlier)
 
 
-def _score(reader: VideoReader, folder: Path, sha256: str, batch: _Batch) -> VideoResult:
+def _score(reader: VideoReader, folder: Path, sha256: str, locator: Locator, batch: _Batch) -> VideoResult:
     started_s = time.monotonic()
     calibration = batch.scorer.pair.manifest.calibration
     with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
-        frames = _score_samples(reader, peaks, batch)
+        frames, places = _score_samples(reader, peaks, locator, batch)
         # A video with fewer frames than were asked for is sampled at its own pace.
         step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)
         about = {
             **_describe(reader, frames.pts_s, step_s),
             "video_sha256": sha256,
             "scoring": batch.key,
+            "distance": locator.origin,
             "peak_score": round(max(frames.score), 6),
         }
         findings = find_findings(frames.pts_s, frames.score, batch.rules, step_s=step_s)
-        written = write_deliverables(folder, _origin(about, batch), about, frames, findings, peaks)
+        found = [Found(finding=each, place=places[each.peak_s]) for each in findings]
+        written = write_deliverables(folder, _origin(about, batch), about, frames, found, peaks)
     seconds_taken = round(time.monotonic() - started_s, 3)
     return result_of(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
 
 
-def _score_samples(reader: VideoReader, peaks: PeakPictures, batch: _Batch) -> Frames:
-    """All samples with their scores; decoding runs ahead in a thread while this one scores."""
+def _score_samples(
+    reader: VideoReader, peaks: PeakPictures, locator: Locator, batch: _Batch
+) -> tuple[Frames, dict[float, Place]]:
+    """All samples with their scores, and where each was taken, by its time.
+
+    Decoding, and reading the picture's counter, run ahead in a thread while this one scores.
+    """
     times_s: list[float] = []
     scores: list[float] = []
     logits: list[float] = []
     kinds: list[str] = []
-    with closing(prefetch(_chunks(reader, _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
+    with closing(prefetch(_chunks(_shown_to(locator, reader), _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
         for samples in chunks:
             scored = batch.scorer.score(np.stack([sample.frame for sample in samples]))
             scores += scored.score.tolist()
@@ -286,10 +301,22 @@ def _score_samples(reader: VideoReader, peaks: PeakPictures, batch: _Batch) -> F
                 kinds.append(KEYFRAME if sample.picture.is_keyframe else PREDICTED)
                 peaks.see(sample, score, evidence)
                 batch.on_sample(reader.path, sample.pts_s)
-    unknown = [None] * len(times_s)
-    return Frames(
-        pts_s=times_s, score=scores, logit=logits, kind=kinds, distance_m=unknown, distance_confidence=unknown
+    places = locator.places(times_s)
+    frames = Frames(
+        pts_s=times_s,
+        score=scores,
+        logit=logits,
+        kind=kinds,
+        distance_m=[place.distance_m for place in places],
+        distance_confidence=[place.confidence for place in places],
     )
+    return frames, dict(zip(times_s, places, strict=True))
+
+
+def _shown_to(locator: Locator, samples: Iterable[Sample]) -> Iterator[Sample]:
+    for sample in samples:
+        locator.see(sample)
+        yield sample
 
 
 def _origin(about: Mapping[str, Any], batch: _Batch) -> Origin:

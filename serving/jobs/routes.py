@@ -14,6 +14,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -167,7 +168,7 @@ def _wish(request: Request) -> Wish:
         raise RequestError("an Idempotency-Key must be 1 to 200 visible ASCII characters")
     lane = engine_of(request).lanes.find(query.get("pair"), query.get("version"))
     request.state.pair = (lane.name, lane.version)
-    numbers = {name: _number(query[name], name) for name in _NUMBERS if name in query}
+    numbers: dict[str, Any] = {name: _number(query[name], name) for name in _NUMBERS if name in query}
     try:
         settings = VideoSettings(operating_point=lane.operating_point(query.get("operating_point")).name, **numbers)
     except ConfigError as error:

@@ -90,7 +90,8 @@ def frames(
 @PROFILE
 @click.option("--codec", type=click.Choice(["mpeg2", "h264"]), default="mpeg2", show_default=True)
 @click.option("--bitrate-kbps", default=5000, show_default=True, help="Of the video.")
-@click.option("--style", type=click.Choice(["outlined", "bar", "generator", "panel"]), help="On-screen text.")
+@click.option("--style", type=click.Choice(["outlined", "bar", "generator", "panel", "none"]), help="On-screen text.")
+@click.option("--illegible", default=0.0, show_default=True, help="Share of the time that it cannot be read.")
 @click.option("--labels", is_flag=True, help="Also write OUT/labels.csv, from the truth, as `retrain` reads it.")
 @WORKERS
 def inspections(
@@ -102,6 +103,7 @@ def inspections(
     codec: str,
     bitrate_kbps: int,
     style: str | None,
+    illegible: float,
     labels: bool,
     workers: int,
 ) -> None:
@@ -122,6 +124,7 @@ def inspections(
         codec=codec,
         bitrate_kbps=bitrate_kbps,
         style=style,
+        illegible=illegible,
     )
     truths = simulate_inspections(config, out, workers=workers)
     if labels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from training.simulator.class_mix import draw_class_set
 from training.simulator.crawl import Crawl, draw_crawl, draw_lens, draw_light, draw_mount, poses_of_crawl
 from training.simulator.imaging import Sensor, draw_sensor, expose, to_bytes
 from training.simulator.labels import class_shares
-from training.simulator.osd import Display, draw_display, stamp
+from training.simulator.osd import Display, draw_display, draw_illegible, stamp
 from training.simulator.render import Renderer
 from training.simulator.truth import Truth, true_findings
 from training.simulator.world import PROFILES, PipeWorld, draw_world
@@ -54,7 +54,11 @@ CODECS: dict[str, tuple[str, str, dict[str, str], int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class InspectionsConfig:
-    """What inspections are drawn from. `style` is an on-screen style of `osd.STYLES`, or None to draw one."""
+    """What inspections are drawn from.
+
+    `style` is an on-screen style of `osd.STYLES`, `none` for no display, or None to draw one. `illegible` is the share
+    of the time during which the display cannot be read.
+    """
 
     count: int
     duration_s: float
@@ -63,6 +67,7 @@ class InspectionsConfig:
     codec: str = "mpeg2"
     bitrate_kbps: int = 5000
     style: str | None = None
+    illegible: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 2 <= self.duration_s <= 36_000:
@@ -73,6 +78,8 @@ class InspectionsConfig:
             raise ConfigError(f"simulate inspections: no profile {self.profile!r}; there are {', '.join(PROFILES)}")
         if not 100 <= self.bitrate_kbps <= 50_000:
             raise ConfigError("simulate inspections: --bitrate-kbps must be within 100 to 50000")
+        if not 0 <= self.illegible <= 0.9:
+            raise ConfigError("simulate inspections: --illegible must be within 0 to 0.9")
 
 
 def simulate_inspections(config: InspectionsConfig, out: Path, *, workers: int = 1) -> list[Truth]:
@@ -126,10 +133,15 @@ class _Inspection:
         mount, lens = draw_mount(rng, self._world), draw_lens(rng, profile=config.profile)
         light = draw_light(rng, profile=config.profile)
         self._sensor: Sensor = draw_sensor(rng, profile=config.profile)
-        self._display: Display = draw_display(rng, mode="text", style=config.style)
+        mode = "none" if config.style == "none" else "text"
+        self._display: Display = draw_display(rng, mode=mode, style=config.style)
         self._crawl: Crawl = draw_crawl(self._world, rng, duration_s=config.duration_s, step_s=1 / RENDER_FPS)
         self._poses = poses_of_crawl(self._crawl, self._world, mount, lens, light)
         self._seed = int(rng.integers(2**31))
+        # By numbers of its own, so that an inspection is the same with and without such stretches.
+        self._illegible = draw_illegible(
+            np.random.default_rng((config.seed, number, 1)), share=config.illegible, duration_s=config.duration_s
+        )
         self._shares: list[NDArray[np.float64]] = []
 
     def write(self, path: Path, advance: Any) -> Truth:
@@ -178,9 +190,10 @@ class _Inspection:
         grain = noise.normal(0, FRAME_NOISE, (HEIGHT // 2, WIDTH // 2, 1)).astype(np.float32)
         grainy = picture + np.repeat(np.repeat(grain, 2, axis=0), 2, axis=1)
         time_s = index / FPS
+        is_legible = not any(start_s <= time_s < end_s for start_s, end_s in self._illegible)
         return stamp(
             np.clip(grainy, 0, 255).astype(np.uint8),
-            self._display,
+            self._display if is_legible else replace(self._display, mode="blurred"),
             distance_m=self._distance_at(time_s),
             elapsed_s=time_s,
         )
@@ -210,4 +223,6 @@ class _Inspection:
             diameter_m=world.diameter_m,
             track=tuple((round(float(t), 3), round(self._distance_at(float(t)), 4)) for t in ticks),
             findings=true_findings(times_s, crawl.distance_m, np.concatenate(self._shares)),
+            display=None if self._display.mode == "none" else self._display.style,
+            illegible=self._illegible,
         )

@@ -60,6 +60,20 @@ def stamp(frame: NDArray[np.uint8], display: Display, *, distance_m: float, elap
     return np.asarray(picture)
 
 
+def draw_illegible(rng: np.random.Generator, *, share: float, duration_s: float) -> tuple[tuple[float, float], ...]:
+    """When a display cannot be read: stretches (start_s, end_s) of 4 to 8 s, apart, about `share` of the whole."""
+    stretches: list[tuple[float, float]] = []
+    reached_s = 0.0
+    while share > 0:
+        length_s = float(rng.uniform(4, 8))
+        start_s = reached_s + float(rng.uniform(0.5, 1.5)) * length_s * (1 - share) / share
+        reached_s = start_s + length_s
+        if reached_s > duration_s:
+            break
+        stretches.append((round(start_s, 2), round(reached_s, 2)))
+    return tuple(stretches)
+
+
 def counter_text(display: Display, distance_m: float) -> str:
     """The distance as the display writes it, for example `12,34 m`."""
     text = f"{distance_m:.{display.decimals}f}"

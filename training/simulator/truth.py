@@ -33,7 +33,11 @@ class TrueFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is known of a simulated inspection. `track` is (time_s, distance_m), ten a second."""
+    """What is known of a simulated inspection.
+
+    `track` is (time_s, distance_m), ten a second. `display` is the style of the on-screen display, None if there is
+    none, and `illegible` when (start_s, end_s) that cannot be read.
+    """
 
     video: str
     seed: int
@@ -49,6 +53,8 @@ class Truth:
     diameter_m: float
     track: tuple[tuple[float, float], ...]
     findings: tuple[TrueFinding, ...]
+    display: str | None = None
+    illegible: tuple[tuple[float, float], ...] = ()
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

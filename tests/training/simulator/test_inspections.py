@@ -66,6 +66,26 @@ def test_true_findings_join_short_gaps_and_keep_their_peak() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    for wrong in ({"codec": "vhs"}, {"duration_s": 0.5}, {"count": 0}, {"bitrate_kbps": 3}):
+    for wrong in ({"codec": "vhs"}, {"duration_s": 0.5}, {"count": 0}, {"bitrate_kbps": 3}, {"illegible": 1}):
         with pytest.raises(ConfigError, match="simulate inspections"):
             InspectionsConfig(**{"count": 1, "duration_s": 4.0, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_display_is_away_where_the_truth_says_that_it_cannot_be_read(tmp_path: Path) -> None:
+    """The counter's corner of the picture has edges exactly while the counter can be read."""
+    config = InspectionsConfig(count=1, duration_s=7.0, seed=4, codec="h264", style="bar", illegible=0.8)
+    (truth,) = simulate_inspections(config, tmp_path)
+    assert truth.display == "bar"
+    ((start_s, end_s),) = truth.illegible
+    edges: dict[bool, list[float]] = {True: [], False: []}
+    with av.open(str(tmp_path / truth.video)) as container:
+        for frame in container.decode(video=0):
+            gray = frame.to_ndarray(format="gray").astype(float)
+            borders = np.concatenate((gray[:70], gray[-70:]))
+            edges[start_s <= frame.time < end_s].append(float(np.abs(np.diff(borders, axis=1)).max()))
+    assert max(edges[True]) < min(edges[False])
+
+
+def test_without_a_display_there_is_none(tmp_path: Path) -> None:
+    (truth,) = simulate_inspections(InspectionsConfig(count=1, duration_s=2.0, style="none"), tmp_path)
+    assert truth.display is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.simulator.osd import STYLES, counter_text, draw_display, stamp
+from training.simulator.osd import STYLES, counter_text, draw_display, draw_illegible, stamp
 
 GREY = np.full((576, 720, 3), 90, dtype=np.uint8)
 
@@ -43,3 +43,15 @@ def test_none_writes_nothing_and_blurred_writes_nothing_legible() -> None:
     changed = (blurred != noise).any(axis=2)
     assert changed.any()
     assert blurred[changed].std() < 0.5 * noise[changed].std()
+
+
+def test_illegible_stretches_lie_apart_within_the_video_and_take_about_their_share() -> None:
+    shares = []
+    for seed in range(20):
+        stretches = draw_illegible(np.random.default_rng(seed), share=0.2, duration_s=600)
+        marks = [0.0, *(mark for stretch in stretches for mark in stretch), 600.0]
+        assert marks == sorted(marks)
+        assert all(4 <= end_s - start_s <= 8.01 for start_s, end_s in stretches)
+        shares.append(sum(end_s - start_s for start_s, end_s in stretches) / 600)
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.03)
+    assert draw_illegible(np.random.default_rng(0), share=0, duration_s=600) == ()

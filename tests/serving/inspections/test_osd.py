@@ -1,0 +1,119 @@
+"""The counter is found and read off pictures by the real reader of text, and its distances are those that are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.counter_videos import course_m, with_counter
+
+from serving.inspections.distance import Place
+from serving.inspections.osd import CounterReader
+from serving.inspections.text_reader import Line, TextReader, text_reader
+
+TIMES_S = [i / 2 for i in range(48)]
+
+
+class Counted:
+    """The real reader, with its calls counted."""
+
+    def __init__(self, reader: TextReader) -> None:
+        self._reader = reader
+        self.n_found = self.n_read = 0
+
+    def find(self, picture: NDArray[np.uint8]) -> list[Line]:
+        self.n_found += 1
+        return self._reader.find(picture)
+
+    def read(self, patch: NDArray[np.uint8]) -> tuple[str, float]:
+        self.n_read += 1
+        return self._reader.read(patch)
+
+
+@pytest.fixture(scope="module")
+def reader() -> TextReader:
+    return text_reader()
+
+
+def places_of(reader: Counted, paint: Callable[[float], NDArray[np.uint8]]) -> list[Place]:
+    counter = CounterReader(reader)
+    for time_s in TIMES_S:
+        counter.see(time_s, paint(time_s)[..., 1])
+    return counter.places(TIMES_S)
+
+
+def assert_follows(places: list[Place], *, at_least: float = 0.9) -> None:
+    errors = [abs(p.distance_m - course_m(t)) for t, p in zip(TIMES_S, places, strict=True) if p.distance_m is not None]
+    assert len(errors) >= at_least * len(TIMES_S)
+    assert max(errors) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("text_of", "look"),
+    [
+        (lambda t: f"{course_m(t):.2f} m", {}),
+        (lambda t: f"{course_m(t):.1f}m".replace(".", ","), {"at": (240, 20)}),
+        (lambda t: f"+{course_m(t):06.2f} m", {"background": 190, "ink": 0}),
+        (lambda t: f"Dist. {course_m(t):.2f}", {"at": (24, 215)}),
+    ],
+    ids=["point", "comma, one decimal, right", "sign, dark on bright", "label, no unit"],
+)
+def test_displays_of_many_styles_are_read(
+    text_of: Callable[[float], str], look: dict[str, object], reader: TextReader
+) -> None:
+    counted = Counted(reader)
+    places = places_of(counted, with_counter(text_of, **look))  # type: ignore[arg-type]  # one of the dicts above
+    assert_follows(places)
+    assert counted.n_found == 1
+    assert counted.n_read <= 16 + 0.12 * len(TIMES_S) + len(TIMES_S) / 8
+
+
+@pytest.mark.parametrize(
+    "text_of",
+    [
+        lambda t: "0.30 m",
+        lambda t: f"12:{int(t) // 60:02d}:{int(t) % 60:02d}",
+        lambda t: f"{1 + 0.1 * t:.1f} %",
+        lambda t: f"{2.5 + 0.3 * np.sin(t):.1f}",
+        lambda t: "",
+    ],
+    ids=["a diameter", "a clock", "a slope", "a number that swings", "nothing"],
+)
+def test_without_a_counter_nothing_is_said(text_of: Callable[[float], str], reader: TextReader) -> None:
+    counted = Counted(reader)
+    places = places_of(counted, with_counter(text_of))
+    assert {place.source for place in places} == {"none"}
+    assert counted.n_found <= 4
+
+
+def test_what_cannot_be_read_for_a_while_is_unknown_and_then_known_again(reader: TextReader) -> None:
+    def text_of(time_s: float) -> str:
+        return "" if 11 <= time_s < 16 else f"{course_m(time_s):.2f} m"
+
+    places = places_of(Counted(reader), with_counter(text_of))
+    known = [place.distance_m is not None for place in places]
+    assert sum(known[:22]) >= 20
+    assert sum(known[32:]) >= 14
+    for time_s, place in zip(TIMES_S, places, strict=True):
+        assert place.distance_m is None or abs(place.distance_m - course_m(time_s)) <= 0.1
+
+
+def test_a_counter_that_moves_to_another_place_is_found_again(reader: TextReader) -> None:
+    first, second = (with_counter(lambda t: f"{course_m(t):.2f} m", at=at) for at in ((24, 20), (230, 60)))
+    times_s = [i / 2 for i in range(160)]
+    counter = CounterReader(reader)
+    for time_s in times_s:
+        counter.see(time_s, (first if time_s < 20 else second)(time_s)[..., 1])
+    places = counter.places(times_s)
+    assert places[-1].distance_m == pytest.approx(course_m(times_s[-1]), abs=0.02)
+
+
+def test_pictures_that_change_size_are_searched_anew(reader: TextReader) -> None:
+    paint = with_counter(lambda t: f"{course_m(t):.2f} m")
+    counter = CounterReader(reader)
+    for time_s in TIMES_S:
+        picture = paint(time_s)[..., 1]
+        counter.see(time_s, picture if time_s < 12 else np.pad(picture, ((60, 0), (80, 0)), constant_values=90))
+    assert_follows(counter.places(TIMES_S))
