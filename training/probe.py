@@ -211,7 +211,9 @@ def describe_pack(pack: Pack) -> dict[str, Any]:
     }
 
 
-def fit_linear(features: NDArray[np.floating], labels: NDArray[np.integer], *, l2: float) -> LinearProbe:
+def fit_linear(
+    features: NDArray[np.floating], labels: NDArray[np.integer], *, l2: float, least_scale: float = 0.0
+) -> LinearProbe:
     """Logistic regression with inverse-class-frequency weights, Newton steps to convergence in float64.
 
     It minimises mean_i c(y_i) log(1 + exp(-y_i z_i)) + l2 / 2 |w|^2 over standardised features, with c such that
@@ -220,9 +222,12 @@ def fit_linear(features: NDArray[np.floating], labels: NDArray[np.integer], *, l
     Args:
         features: [N, D].
         labels: [N], 1 or 0; both must occur.
+        least_scale: features that vary less than this share of the average one are standardised as if they varied so
+            much; with 0, one that hardly varies here gets a weight that blows up frames where it varies more.
     """
     features = np.asarray(features, dtype=np.float64)
     mean, scale = features.mean(0), features.std(0)
+    scale = np.maximum(scale, least_scale * np.sqrt(np.mean(scale**2)))
     scale[scale <= 1e-8 * np.maximum(1.0, np.abs(mean))] = np.inf
     model = LogisticRegression(
         C=1 / (l2 * len(labels)), class_weight="balanced", solver="newton-cholesky", tol=1e-6, max_iter=200

@@ -56,8 +56,9 @@ SCRATCH_SHARES = (1.0, 0.2)
 # undo within a few steps what pretraining left; and what small views can teach, that encoder knows already.
 FINE_TUNING_SHARES = (0.1, 1.0)
 # The probe that a fine-tuned head starts as: frames of either kind at most, and its regularisation, which is strong so
-# that a few hundred frames do not make it certain of what training would have to unlearn.
-PROBE_FRAMES, PROBE_L2 = 10_000, 1.0
+# that a few hundred frames do not make it certain of what training would have to unlearn. Features that hardly vary on
+# whole frames may vary more on views: `fit_linear` says what the last bounds.
+PROBE_FRAMES, PROBE_L2, PROBE_LEAST_SCALE = 10_000, 1.0, 0.1
 GRADIENT_NORM = 5.0
 # Looking at the loss makes the host wait for the device, so it is done this seldom, and after each epoch.
 CHECK_STEPS = 100
@@ -256,7 +257,7 @@ def start_as_probe(model: Classifier, pack: Pack, *, device: str, seed: int) -> 
     labels, rng = np.asarray(pack.labels), np.random.default_rng(seed)
     rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == y))[:PROBE_FRAMES] for y in (0, 1)]))
     features = np.concatenate(list(extract_features(model.encoder, FrameRows(pack.frames, rows), device=device)))
-    probe = fit_linear(features, labels[rows], l2=PROBE_L2)
+    probe = fit_linear(features, labels[rows], l2=PROBE_L2, least_scale=PROBE_LEAST_SCALE)
     with torch.no_grad():
         model.head.weight.copy_(torch.from_numpy(probe.weight)[None])
         model.head.bias.fill_(probe.bias)

@@ -21,6 +21,7 @@ import shlex
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(0.1):
-            self._largest = max(self._largest, sum(process.memory_info().rss for process in self._processes) / _MIB)
+            # One that has ended meanwhile, a worker of a job, say, holds nothing.
+            alive = [process for process in self._processes if process.is_running()]
+            with suppress(psutil.NoSuchProcess):
+                self._largest = max(self._largest, sum(process.memory_info().rss for process in alive) / _MIB)
 
     def take(self) -> dict[str, float]:
         (begun, used_s), self._since = self._since, (time.perf_counter(), self._cpu_s())
@@ -65,7 +69,8 @@ class Watch(threading.Thread):
         self.join()
 
     def _cpu_s(self) -> float:
-        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
+        alive = [process for process in self._processes if process.is_running()]
+        return sum(sum(process.cpu_times()[:2]) for process in alive)
 
 
 def jpeg_frame() -> bytes:

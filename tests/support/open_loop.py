@@ -80,7 +80,7 @@ async def _ask(
     connection = None
     try:
         async with asyncio.timeout(patience_s):
-            connection = idle.pop() if idle else await _Connection.open(host, port)
+            connection = await _open_connection(host, port, idle)
             status, retry_after, reusable = await connection.ask(request)
         if reusable:
             idle.append(connection)
@@ -90,6 +90,14 @@ async def _ask(
         if connection is not None:
             connection.close()
     return Answer(status=status, latency_s=time.perf_counter() - moment, late_s=late_s, retry_after=retry_after)
+
+
+async def _open_connection(host: str, port: int, idle: list[_Connection]) -> _Connection:
+    """One that the service has not closed meanwhile, as it does with those that were idle for some seconds."""
+    while idle:
+        if (connection := idle.pop()).is_open:
+            return connection
+    return await _Connection.open(host, port)
 
 
 class _Connection(asyncio.Protocol):
@@ -103,6 +111,10 @@ class _Connection(asyncio.Protocol):
     @classmethod
     async def open(cls, host: str, port: int) -> _Connection:
         return (await asyncio.get_running_loop().create_connection(cls, host, port))[1]
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
     async def ask(self, request: bytes) -> tuple[int, str | None, bool]:
         """Status, Retry-After, and whether the connection may be used again."""

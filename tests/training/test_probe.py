@@ -154,6 +154,18 @@ def test_measuring_on_the_training_pack_is_refused(run: Path) -> None:
         run_probe(run, train=train, val=toy_pack("val"), others={"val": train}, config=CONFIG)
 
 
+def test_a_feature_that_hardly_varies_gets_no_large_weight_where_a_least_scale_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    features = rng.normal(size=(200, 4)) + labels[:, None]
+    features[:, 3] *= 1e-4
+    bare = fit_linear(features, labels, l2=1.0)
+    bounded = fit_linear(features, labels, l2=1.0, least_scale=0.1)
+    assert abs(bare.weight[3]) > 100 * np.abs(bare.weight[:3]).max()
+    assert abs(bounded.weight[3]) < np.abs(bounded.weight[:3]).max()
+    np.testing.assert_allclose(bounded.weight[:3], bare.weight[:3], rtol=0.5)
+
+
 def test_a_mixed_up_probe_folder_is_refused(run: Path) -> None:
     run_probe(run, train=toy_pack("train"), val=toy_pack("val"), config=CONFIG)
     path = run / PROBE / "probe.npz"

@@ -255,8 +255,9 @@ def test_killed_right_after_the_export_it_does_not_export_twice(
     again = retrain(config_for(footage, **SHORT), options_for(models), out, Log())
     assert again.pair == outcome.pair
     assert len(pair_folders(models)) == 2
+    taken = find_pair(models, outcome.weighed.default)
     with pytest.raises(ConfigError, match="exists and pairs are never overwritten: give another version or name"):
-        retrain(config_for(footage, **SHORT), options_for(models, name=outcome.weighed.default), out, Log())
+        retrain(config_for(footage, **SHORT), options_for(models, name=taken.name, version=taken.version), out, Log())
 
 
 # ---- kills and damage ------------------------------------------------------------------------------------------
