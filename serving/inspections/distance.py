@@ -18,6 +18,7 @@ import math
 import re
 import statistics
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +44,7 @@ _MIN_SUPPORT = 3
 # A reading may have so many wrong ones between itself and the one that it follows from.
 _LOOK_BACK = 32
 # Error of an interpolated distance at which it is no longer confident, metres.
-_MAX_ERROR_M = 0.1
+_MAX_ERROR_M = 0.075
 
 _NUMBER = re.compile(
     r"(?<![\w,:/+-])(?<!\d\.)(?P<sign>[+-]?)\s?(?P<whole>\d{1,4})\s?[.,]\s?(?P<part>\d{1,3})(?![\d.,:/])"
@@ -150,13 +151,20 @@ def _heaviest_chain(readings: Sequence[Reading]) -> list[Reading]:
     return chain[::-1]
 
 
-def locate(times_s: Sequence[float], moving_s: Sequence[float], readings: Sequence[Reading]) -> list[Place]:
+def locate(
+    times_s: Sequence[float],
+    moving_s: Sequence[float],
+    readings: Sequence[Reading],
+    failures_s: Sequence[float] = (),
+) -> list[Place]:
     """Where each frame was taken, [N].
 
     Args:
         times_s: [N], rising strictly, of the sampled frames.
         moving_s: [N], never falling: for how long the counter had changed by then; `times_s` itself if unknown.
         readings: of some of these frames, rising strictly in time. `ValueError` if of any other.
+        failures_s: rising, when the counter was looked at and could not be read. Across more than one of these nothing
+            is interpolated: where it cannot be read, whether it changes cannot be told either.
     """
     if len(times_s) != len(moving_s):
         raise ValueError(f"times_s and moving_s must be [N] alike, got {len(times_s)} and {len(moving_s)}")
@@ -173,8 +181,9 @@ def locate(times_s: Sequence[float], moving_s: Sequence[float], readings: Sequen
         for reading in stretch:
             places[frame_at[reading.time_s]] = _place(reading.distance_m, "osd", reading.confidence)
         for earlier, later in pairwise(stretch):
-            between = range(frame_at[earlier.time_s] + 1, frame_at[later.time_s])
-            for i in between:
+            if later.time_s - earlier.time_s > MAX_GAP_S or _n_within(failures_s, earlier, later) > 1:
+                continue
+            for i in range(frame_at[earlier.time_s] + 1, frame_at[later.time_s]):
                 places[i] = _between(earlier, later, i, frame_at, moving_s, pace)
     return places
 
@@ -190,6 +199,10 @@ def largest_error(metres: float, seconds: float, pace: float | None) -> float:
     return abs(abs(metres) - (pace or 0.0) * seconds) / 2
 
 
+def _n_within(times_s: Sequence[float], earlier: Reading, later: Reading) -> int:
+    return bisect_left(times_s, later.time_s) - bisect_left(times_s, earlier.time_s)
+
+
 def _between(
     earlier: Reading,
     later: Reading,
@@ -198,8 +211,6 @@ def _between(
     moving_s: Sequence[float],
     pace: float | None,
 ) -> Place:
-    if later.time_s - earlier.time_s > MAX_GAP_S:
-        return NOWHERE
     begin_s, end_s = moving_s[frame_at[earlier.time_s]], moving_s[frame_at[later.time_s]]
     share = (moving_s[i] - begin_s) / (end_s - begin_s) if end_s > begin_s else 0.5
     metres = later.distance_m - earlier.distance_m

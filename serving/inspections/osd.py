@@ -22,8 +22,8 @@ from serving.inspections.distance import NOWHERE, Place, locate, parse_counter
 from serving.inspections.osd_band import Band, ReadsPatches, patch_around
 from serving.inspections.text_reader import Line
 
-# Frames until text is looked for again, if there was none; the pauses double.
-_FIRST_PAUSE = 8
+# Frames until text is looked for again, if there was none, and by how much each pause is longer than the last.
+_FIRST_PAUSE, _LONGER = 12, 3
 _MAX_BANDS = 3
 # Failed readings in a row after which a band no longer keeps the counter from being looked for elsewhere.
 _SILENT_AFTER = 3
@@ -66,13 +66,13 @@ class CounterReader:
         places = [NOWHERE] * len(times_s)
         for band in self._past:
             if band.is_counter:
-                located = locate(band.times_s, band.moving_s, band.readings)
+                located = locate(band.times_s, band.moving_s, band.readings, band.failures_s)
                 for i, place in enumerate(located, start=band.first):
                     places[i] = place if places[i] is NOWHERE else places[i]
         return places
 
     def _search(self, picture: NDArray[np.uint8]) -> None:
-        self._next_search, self._pause = self._n_seen + self._pause, 2 * self._pause
+        self._next_search, self._pause = self._n_seen + self._pause, _LONGER * self._pause
         found = [(line, parse_counter(line.text)) for line in self._reader.find(picture)]
         counters = [(line, counter) for line, counter in found if counter is not None]
         # A unit is the better sign, then the larger print.

@@ -32,11 +32,14 @@ _SHORT_LINE = 24
 _WORTH_READING_M, _WORTH_READING_DIGITS = 0.05, 0.3
 # Frames apart down to which is read while the pace is not known.
 _FIRST_APART = 2
-# Frames apart at which two readings that contradict each other are left alone.
-_CONTRADICTION_LEFT = 4
+# Frames apart at which two readings are left alone that contradict each other, or of which one failed.
+_CONTRADICTION_LEFT = _APPEARANCE_LEFT = 4
 # Grey levels by which some cell of a patch must differ from the last one that was different; cells a patch is high.
 _CHANGED_BY = 7.0
 _CELLS_HIGH = 11
+# Share of the range of grey from the cut to full ink that makes a cell inked, and cells left beside those.
+_INKED = 0.15
+_MARGIN_CELLS = 2
 # Readings in a row that may be taken over from a picture that did not change, before one is made after all.
 _TAKEN_OVER = 2
 # A counter moves at least so far, metres, and shows so many numbers; without its unit it must also keep its direction.
@@ -137,6 +140,11 @@ class Band:
         ]
 
     @property
+    def failures_s(self) -> list[float]:
+        """Times of the frames that were read in vain, rising."""
+        return [self.times_s[index] for index, read in sorted(self._read.items()) if read is None]
+
+    @property
     def is_counter(self) -> bool:
         """Whether what was read so far moves as a distance does."""
         usual = [counter for _, (counter, _) in self._usual()]
@@ -176,7 +184,7 @@ class Band:
             self._n_taken_over += 1
             return
         self._n_read += 1
-        text, confidence = self._reader.read(seen.patch)
+        text, confidence = self._reader.read(trimmed(seen.patch))
         counter = parse_counter(text)
         self._read[seen.index] = None if counter is None or confidence < _LEGIBLE else (counter, min(1.0, confidence))
         if is_newest:
@@ -198,7 +206,8 @@ class Band:
     def _is_worth_reading(self, a: int, b: int) -> bool:
         earlier, later = self._reading(a), self._reading(b)
         if earlier is None or later is None:
-            return earlier is not None or later is not None  # to find where the counter comes or goes
+            # About where the counter comes or goes.
+            return (earlier is not None or later is not None) and b - a > _APPEARANCE_LEFT
         if not is_possible(earlier, later):
             return b - a > _CONTRADICTION_LEFT
         metres = later.distance_m - earlier.distance_m
@@ -231,6 +240,11 @@ class Band:
         return usual_pace(steps[-32:])
 
 
+def trimmed(patch: Gray) -> Gray:
+    """The columns of a patch, uint8 [h, w], that have letters in them and some beside: reading takes time by width."""
+    return patch[:, Ink(patch).columns]
+
+
 class Ink:
     """The letters of a patch, uint8 [h, w], to tell those of later ones from; what shows through beside them is cut.
 
@@ -238,10 +252,22 @@ class Ink:
     """
 
     def __init__(self, patch: Gray) -> None:
-        darkest, usual, brightest = np.percentile(patch[::2, ::2], (1, 50, 99))
+        levels = np.sort(patch[::2, ::2], axis=None).astype(int)  # every frame is looked at, so not more than will do
+        darkest, usual, brightest = (int(levels[round(share * (len(levels) - 1))]) for share in (0.01, 0.5, 0.99))
         self._are_bright = bool(brightest - usual >= usual - darkest)
-        self._cut = np.uint8((usual + (brightest if self._are_bright else darkest)) / 2)
+        extreme = brightest if self._are_bright else darkest
+        self._cut = np.uint8((usual + extreme) // 2)
+        self._range = abs(extreme - int(self._cut))
+        self._side = max(2, patch.shape[0] // _CELLS_HIGH)
         self._cells = self._mean_by_cell(patch)
+
+    @property
+    def columns(self) -> slice:
+        """Columns from the first to the last that has ink in it, with a margin; all of them if none has."""
+        inked = np.flatnonzero((np.abs(self._cells - self._cut) > _INKED * self._range).any(axis=0))
+        if not len(inked):
+            return slice(None)
+        return slice(max(0, (inked[0] - _MARGIN_CELLS) * self._side), (inked[-1] + 1 + _MARGIN_CELLS) * self._side)
 
     def differs(self, patch: Gray) -> bool:
         """Whether another patch of the same place has other letters."""
@@ -249,7 +275,7 @@ class Ink:
 
     def _mean_by_cell(self, patch: Gray) -> NDArray[np.float32]:
         ink = np.maximum(patch, self._cut) if self._are_bright else np.minimum(patch, self._cut)
-        side = max(2, patch.shape[0] // _CELLS_HIGH)
+        side = self._side
         high, wide = patch.shape[0] // side, patch.shape[1] // side
         cells = ink[: high * side, : wide * side].reshape(high, side, wide, side)
         return np.asarray(cells.mean(axis=(1, 3)), np.float32)

@@ -69,7 +69,11 @@ class Picture:
     def to_gray(self) -> NDArray[np.uint8]:
         """uint8 [H, W], upright, the lines of a field twice: what text is read off."""
         gray = _luma(self.raw)
-        return _upright(np.repeat(gray, 2, axis=0) if self.is_field else gray, self.raw.rotation)
+        if self.is_field:
+            whole = np.empty((2 * gray.shape[0], gray.shape[1]), np.uint8)
+            whole[0::2] = whole[1::2] = gray
+            gray = whole
+        return _upright(gray, self.raw.rotation)
 
     def to_display(self, max_side: int) -> Frame:
         """uint8 [H, W, 3], upright, in square pixels, the longer side at most `max_side`: for people."""

@@ -22,7 +22,7 @@ from serving.errors import ConfigError
 # made to be read.
 _DETECTION_SIDE = 416
 # Least width over height that a patch is padded to: a counter is short, and time rises with width.
-_NARROWEST = (3, 48, 96)
+_NARROWEST = (3, 48, 64)
 _REMEDY = "reading distances off the picture needs RapidOCR: pip install 'pipeprobe[osd]', or take --distance none"
 
 

@@ -128,6 +128,13 @@ def test_nothing_is_said_outside_the_readings_or_across_a_long_gap() -> None:
     assert [place.source[0] for place in places] == list("nooonnon")
 
 
+def test_nothing_is_said_across_failed_readings_but_for_a_single_one() -> None:
+    times_s = [0.0, 1, 2, 3, 4, 5, 6, 7]
+    read = readings((0, 0.0), (1, 0.1), (2, 0.2), (7, 0.7))
+    assert [place.source[0] for place in locate(times_s, times_s, read, [4.0])] == list("oooiiiio")
+    assert [place.source[0] for place in locate(times_s, times_s, read, [4.0, 5.0])] == list("ooonnnno")
+
+
 def test_readers_that_are_not_sure_are_not_believed() -> None:
     unsure = readings((0, 0.0), (1, 0.1), (2, 0.2), confidence=CONFIDENT - 0.01)
     assert locate([0, 1, 2], [0, 1, 2], unsure) == [NOWHERE] * 3
