@@ -19,9 +19,9 @@ import io
 import os
 import shlex
 import sys
-import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,44 +33,27 @@ import uvloop
 from PIL import Image
 from support.live_service import live_service
 from support.open_loop import Answer, closed_loop, latency_ms, offer
+from support.process_watch import MIB, peak_of
 
 from serving.devices import available_cores
 from serving.durable import write_json_atomic
 
 CLIENTS, LOADS, GOODPUT_BOUND = 16, (1, 2, 4), 0.90
-_MIB = 2**20
 
 
-class Watch(threading.Thread):
-    """What the processes that this one started use: largest resident size and cores, since the last `take`."""
+@contextmanager
+def usage_of(processes: Sequence[psutil.Process]) -> Iterator[dict[str, float]]:
+    """The cores that they got while the block ran, and their largest resident size; known when it has ended."""
+    usage: dict[str, float] = {}
+    begun, used_s = time.perf_counter(), cpu_s(processes)
+    with peak_of(processes) as peak:
+        yield usage
+    usage["service_cores"] = round((cpu_s(processes) - used_s) / (time.perf_counter() - begun), 2)
+    usage["rss_mib"] = round(peak.rss / MIB, 1)
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._processes = psutil.Process().children(recursive=True)
-        self._largest = 0.0
-        self._since = (time.perf_counter(), self._cpu_s())
-        self._stopped = threading.Event()
 
-    def run(self) -> None:
-        while not self._stopped.wait(0.1):
-            # One that has ended meanwhile, a worker of a job, say, holds nothing.
-            alive = [process for process in self._processes if process.is_running()]
-            with suppress(psutil.NoSuchProcess):
-                self._largest = max(self._largest, sum(process.memory_info().rss for process in alive) / _MIB)
-
-    def take(self) -> dict[str, float]:
-        (begun, used_s), self._since = self._since, (time.perf_counter(), self._cpu_s())
-        largest, self._largest = self._largest, 0.0
-        cores = (self._since[1] - used_s) / (self._since[0] - begun)
-        return {"service_cores": round(cores, 2), "rss_mib": round(largest, 1)}
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join()
-
-    def _cpu_s(self) -> float:
-        alive = [process for process in self._processes if process.is_running()]
-        return sum(sum(process.cpu_times()[:2]) for process in alive)
+def cpu_s(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
 
 
 def jpeg_frame() -> bytes:
@@ -110,24 +93,23 @@ def summarise(load: int, rate: float, answers: list[Answer], deadline_s: float, 
 
 
 async def measure(host: str, port: int, request: bytes, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
-    watch = Watch()
-    watch.start()
+    processes = psutil.Process().children(recursive=True)
     await closed_loop(host, port, request, clients=CLIENTS, seconds=min(2.0, seconds))
-    watch.take()
-    capacity = await closed_loop(host, port, request, clients=CLIENTS, seconds=seconds)
-    rows = [{"load": "closed", "good_per_s": round(capacity, 1), **watch.take()}]
+    with usage_of(processes) as usage:
+        capacity = await closed_loop(host, port, request, clients=CLIENTS, seconds=seconds)
+    rows = [{"load": "closed", "good_per_s": round(capacity, 1), **usage}]
     show(rows[-1])
     for load in LOADS:
-        cpu_s, begun = time.process_time(), time.perf_counter()
-        answers = await offer(
-            host, port, request, rate=load * capacity, seconds=seconds, patience_s=deadline_s + 5, seed=load
-        )
+        own_s, begun = time.process_time(), time.perf_counter()
+        with usage_of(processes) as usage:
+            answers = await offer(
+                host, port, request, rate=load * capacity, seconds=seconds, patience_s=deadline_s + 5, seed=load
+            )
         took_s = time.perf_counter() - begun
         row = summarise(load, load * capacity, answers, deadline_s, took_s)
-        row["generator_cores"] = round((time.process_time() - cpu_s) / took_s, 2)
-        rows.append(row | watch.take())
+        row["generator_cores"] = round((time.process_time() - own_s) / took_s, 2)
+        rows.append(row | usage)
         show(rows[-1])
-    watch.stop()
     return rows
 
 

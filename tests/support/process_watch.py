@@ -49,7 +49,8 @@ def peak_of(processes: Sequence[psutil.Process]) -> Iterator[Peak]:
     def watch() -> None:
         while not stop.wait(_SAMPLE_S):
             try:
-                peak.rss = max(peak.rss, held_by(processes).rss)
+                alive = [process for process in processes if process.is_running()]
+                peak.rss = max(peak.rss, held_by(alive).rss)
             except psutil.NoSuchProcess:
                 continue
 

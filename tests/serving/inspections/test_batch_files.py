@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -11,32 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.commands import run_script
-from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, repeat, truncate, write_h264
+from support.written_files import read_json
 
 from serving.durable import sha256_file
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import find_videos, score_videos
-from serving.pairs.pair import load_pair
 from serving.scorer import Scorer
 
 TIMEOUT_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_pair(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scorer(models: Path) -> Scorer:
-    return Scorer(load_pair(models / "tiny"), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +39,6 @@ def scored(footage: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("scored")
     score_videos(find_videos([footage]), out, scorer, VideoSettings())
     return out
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def without_timing(out: Path) -> dict[str, bytes]:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.en13508_reader import read_en13508
-from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, write_h264, write_video
+from support.written_files import contents, read_csv, read_json
 
 from serving.durable import sha256_file
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
-from serving.pairs.pair import load_pair
 from serving.scorer import Scorer
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
-    return Scorer(load_pair(write_tiny_pair(tmp_path_factory.mktemp("models"))), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +29,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(video: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (result,) = score_videos([video], tmp_path_factory.mktemp("out"), scorer, VideoSettings())
     return result.folder
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_the_video_s_hash_is_in_every_deliverable(video: Path, folder: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.counter_videos import RED_S, course_m, with_counter
-from support.tiny_pair import write_tiny_pair
 from support.video_files import write_h264, write_pal
 
 from serving.cli import cli
@@ -23,22 +22,9 @@ from serving.inspections.sidecar import sidecar_of
 from serving.inspections.video_result import VideoResult
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
-from serving.pairs.pair import load_pair
 from serving.scorer import Scorer
 
 SECONDS = 14
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_pair(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scorer(models: Path) -> Scorer:
-    return Scorer(load_pair(models / "tiny"), threads=1)
 
 
 @pytest.fixture(scope="module")

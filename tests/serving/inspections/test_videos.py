@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, truncate, write_audio_only, write_h264, write_pal, write_video
+from support.written_files import contents, read_csv, read_json
 
 from serving.cli import cli
 from serving.durable import sha256_file
@@ -38,18 +36,6 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_pair(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def scorer(models: Path) -> Scorer:
-    return Scorer(load_pair(models / "tiny"), threads=1)
-
-
-@pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sound inspections, four files that are none, and a note."""
     folder = tmp_path_factory.mktemp("footage")
@@ -69,19 +55,6 @@ def scored(footage: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFacto
     out = tmp_path_factory.mktemp("scored")
     score_videos(find_videos([footage]), out, scorer, VideoSettings())
     return out
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize("name", GOOD)

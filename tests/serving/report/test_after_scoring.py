@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, write_h264, write_pal
+from support.written_files import contents
 
 from serving.durable import sha256_file
 from serving.frames import resize_frame
@@ -37,10 +38,6 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_h264(folder / "newer.mp4", red_between(2.0, 4.0), seconds=8)
     write_pal(folder / "classic.mpg", red_between(2.0, 4.0), seconds=8, start_s=12)
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_pages_that_a_kill_left_missing_or_old_are_made_again(footage: Path, scorer: Scorer, tmp_path: Path) -> None:
