@@ -19,13 +19,12 @@ from functools import cached_property
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.environment import PREFIX
 from serving.errors import ConfigError, ForbiddenError, PipeprobeError, UnauthorizedError
 from serving.http.api_keys import ApiKey, KeyRing, read_keys
-from serving.http.problem import MEDIA_TYPE, problem_of
+from serving.http.problem import problem_of, problem_response
 from serving.limits import Settings
 from serving.monitoring.telemetry import Telemetry
 
@@ -64,9 +63,8 @@ class AccessGuard:
         except PipeprobeError as error:
             self._telemetry.rejected(error.slug)
             scope["state"]["problem"] = error.slug
-            body = problem_of(error) | {"request_id": scope["state"]["request_id"]}
             headers = {"WWW-Authenticate": _CHALLENGE} if isinstance(error, UnauthorizedError) else None
-            response = JSONResponse(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+            response = problem_response(problem_of(error), scope["state"]["request_id"], headers=headers)
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -76,6 +76,14 @@ def problem_of_status(status: int) -> dict[str, Any]:
     }
 
 
+def problem_response(
+    problem: dict[str, Any], request_id: str, *, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """A problem document, which names its request, as an answer."""
+    body = problem | {"request_id": request_id}
+    return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
 async def answer_error(request: Request, error: Exception, *, is_inference: bool = False) -> Response:
     """Starlette's handler of `PipeprobeError`: its problem document, with Retry-After where that helps.
 
@@ -88,10 +96,9 @@ async def answer_error(request: Request, error: Exception, *, is_inference: bool
     request.app.state.engine.telemetry.rejected(error.slug)
     request.state.problem = error.slug
     headers = {"Retry-After": retry_after(error)} if isinstance(error, OverloadedError) else None
-    body = problem | {"request_id": request.state.request_id}
     if is_inference:
-        body["error"] = problem["detail"]
-    return JSONResponse(body, status_code=problem["status"], headers=headers, media_type=MEDIA_TYPE)
+        problem["error"] = problem["detail"]
+    return problem_response(problem, request.state.request_id, headers=headers)
 
 
 async def answer_disconnect(request: Request, _error: Exception) -> Response:
@@ -163,8 +170,7 @@ class _Exchange:
 
     async def send_problem(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._replaced = None
-        body = problem_of_status(status) | {"request_id": self.request_id}
-        response = JSONResponse(body, status_code=status, media_type=MEDIA_TYPE)
+        response = problem_response(problem_of_status(status), self.request_id)
         response.raw_headers.extend(headers)
         await self.send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
         await self.send({"type": "http.response.body", "body": response.body})
