@@ -290,7 +290,18 @@ def labelled_frames(run: Path, encoder: Encoder, pack: Pack, device: str) -> Lab
     Raises:
         DataError: no frame is labelled, or the pack's frame size is not the encoder's.
     """
-    features = cached_features(run, encoder, pack, device=device)
+    return with_labels(cached_features(run, encoder, pack, device=device), pack)
+
+
+def with_labels(features: NDArray[np.float32], pack: Pack) -> LabelledFrames:
+    """Those frames of `pack` that are labelled, with their features.
+
+    Args:
+        features: float32 [N, D] of all N frames, in pack order.
+
+    Raises:
+        DataError: no frame is labelled.
+    """
     known = np.flatnonzero(np.asarray(pack.labels) >= 0)
     if not len(known):
         raise DataError(f"the pack {pack.path} has no labelled frame: a probe needs labels")

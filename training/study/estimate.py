@@ -23,8 +23,9 @@ from training.data.normalise import normalise
 from training.methods import METHODS
 from training.optim import build_optimizer
 from training.provenance import hardware
-from training.study.experiment import training_subset
+from training.study.experiment import training_rows
 from training.study.plan import Experiment, method_on, pretraining
+from training.study.shared import shared_folder
 from training.study.study_folder import Study
 
 THROUGHPUT = "throughput.json"
@@ -37,18 +38,20 @@ def estimate_s(study: Study, device: str) -> dict[str, float]:
     """Seconds for each planned experiment by its id, as measured here or in an earlier call on the same hardware."""
     rates = _known_rates(study.folder, device)
     sizes: dict[tuple[float | None, int], int] = {}
-    found, pretrained = {}, set()
+    found, shared = {}, set()
     for experiment in study.planned:
         cell = (experiment.defect_proportion, experiment.seed)
         if cell not in sizes:
             sizes[cell] = _subset_size(study, experiment)
-        trained = sizes[cell]
-        if experiment.kind == "ssl" and study.settings.pretrain_on == "split":
-            # The first of those that share a pretraining has all of its cost.
-            shared = (experiment.method, experiment.encoder, experiment.seed)
-            trained = 0 if shared in pretrained else len(study.data.train)
-            pretrained.add(shared)
-        found[experiment.id] = _seconds(experiment, study, rates, sizes[cell], trained, device)
+        measured_on = sum(len(pack) for split, pack in study.data.packs.items() if split != "train")
+        encoded, trained = sizes[cell] + measured_on, sizes[cell]
+        if study.settings.pretrain_on == "split" and experiment.kind not in ("supervised", "finetuned"):
+            # The first of those that share an encoder has all of the cost.
+            encoder = shared_folder(study.folder, experiment)
+            whole = 0 if encoder in shared else len(study.data.train)
+            encoded, trained = whole and whole + measured_on, whole
+            shared.add(encoder)
+        found[experiment.id] = _seconds(experiment, study, rates, encoded, trained, device)
     write_json_atomic(study.folder / THROUGHPUT, rates)
     return found
 
@@ -56,7 +59,7 @@ def estimate_s(study: Study, device: str) -> dict[str, float]:
 def _subset_size(study: Study, experiment: Experiment) -> int:
     """Frames that it trains on; 0 where the split cannot give them, which it will say itself when its turn comes."""
     try:
-        return len(training_subset(study.data.train, experiment, study.settings))
+        return len(training_rows(study.data.train, experiment, study.settings)[0])
     except DataError:
         return 0
 
@@ -74,18 +77,15 @@ def _known_rates(folder: Path, device: str) -> dict[str, Any]:
 
 
 def _seconds(
-    experiment: Experiment, study: Study, rates: dict[str, Any], probed: int, trained: int, device: str
+    experiment: Experiment, study: Study, rates: dict[str, Any], encoded: int, trained: int, device: str
 ) -> float:
-    """`probed` frames of the training split are encoded, `trained` ones are trained on in each epoch."""
-    data, encoder = study.data, experiment.encoder
+    """`encoded` frames pass the encoder once, `trained` ones are trained on in each epoch."""
+    encoder = experiment.encoder
     per_s: dict[str, float] = rates["frames_per_s"]
     encoding = f"encode {encoder}"
     if encoding not in per_s:
         per_s[encoding] = _encoding_rate(study, encoder, device)
-    seconds = (
-        OVERHEAD_S
-        + (probed + sum(len(pack) for split, pack in data.packs.items() if split != "train")) / per_s[encoding]
-    )
+    seconds = OVERHEAD_S + encoded / per_s[encoding]
     if experiment.kind in ("random", "transferred"):
         return seconds
     # A supervised step is one pass over one view: about a masked one's cost without the mask.

@@ -2,7 +2,7 @@
 
     STUDY/<id>/             a run folder (`training.runs`)
     STUDY/<id>/result.json  everything that the report reads; written last
-    STUDY/pretrained/       run folders of encoders that several experiments probe
+    STUDY/pretrained/       what several experiments share (`training.study.shared`)
 
 An experiment without result.json is not finished, whatever else its folder holds, and is continued.
 
@@ -11,20 +11,19 @@ Shapes: N frames, V views of a frame, D features.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.durable import write_bytes_atomic, write_json_atomic
+from serving.durable import write_json_atomic
 from serving.errors import DataError
 from training import runs
 from training.backbones import Encoder
@@ -33,21 +32,20 @@ from training.data.augment import View, ViewSpec, make_views
 from training.data.imbalance import draw_subset
 from training.data.pack import Pack
 from training.data.pack_subset import select_frames
-from training.features import FEATURES
+from training.features import FEATURES, cached_features
 from training.label_free import measure_all
 from training.label_free.intrinsic import IDEST_FEWEST
 from training.loop import DivergedError, LoopOptions, pretrain
 from training.multilabel_metrics import official_scores
 from training.operating_points import DEFAULT
-from training.probe import LabelledFrames, ProbeConfig, describe_pack, fit_probe, labelled_frames
+from training.probe import LabelledFrames, ProbeConfig, describe_pack, fit_probe, with_labels
 from training.provenance import provenance
 from training.study.evaluation import Scored, Verdicts, evaluate_experiment
-from training.study.plan import LOCK, Experiment, StudySettings, pretraining, start_of
+from training.study.plan import Experiment, StudySettings, pretraining, start_of
+from training.study.shared import alone_in, copy_run, forget_features, shared_folder
 from training.study.supervised_scores import clear_run, train_and_score
 
 RESULT = "result.json"
-# Runs of pretraining that several experiments share.
-SHARED = "pretrained"
 SCHEMA_VERSION = 1
 # Frames and views that LiDAR sees, and frames that the other label-free metrics see.
 LIDAR_FRAMES, LIDAR_VIEWS = 128, 8
@@ -102,7 +100,8 @@ def perform(
     """
     started = time.monotonic()
     folder = study / experiment.id
-    train = training_subset(data.train, experiment, settings)
+    rows, drawn = training_rows(data.train, experiment, settings)
+    train = select_frames(data.train, rows, subset=drawn)
     status, pretrained = "finished", None
     measured = Measured(evaluations={}, classes={}, label_free={})
     try:
@@ -116,16 +115,16 @@ def perform(
         else:
             if experiment.kind == "ssl":
                 if settings.pretrain_on == "split":
-                    shared = study / SHARED / f"{experiment.method}-{experiment.encoder}-s{experiment.seed}"
+                    shared = shared_folder(study, experiment)
                     with alone_in(shared):
                         pretrained = _pretrain(experiment, settings, data.train, shared, initial, options, command)
-                    _copy_run(shared, folder)
+                    copy_run(shared, folder)
                 else:
                     pretrained = _pretrain(experiment, settings, train, folder, initial, options, command)
                 status = pretrained.pop("status")
             else:
                 _write_untrained(experiment, settings, train.size, folder, initial, command)
-            measured = _probe(experiment, settings, train, data, folder, options.device)
+            measured = _probe(experiment, settings, train, rows, data, study, options.device)
     except DivergedError:
         status = "diverged"
     result = {
@@ -149,19 +148,28 @@ def perform(
     }
     write_json_atomic(folder / RESULT, result)
     _tidy(folder)
+    forget_features(study, experiment, settings, RESULT)
     return result
 
 
-def training_subset(pack: Pack, experiment: Experiment, settings: StudySettings) -> Pack:
-    """The frames that an experiment trains on, the same for all of its cell; unlabelled ones are never among them."""
+def training_rows(
+    pack: Pack, experiment: Experiment, settings: StudySettings
+) -> tuple[NDArray[np.int64], dict[str, Any] | None]:
+    """Which frames of the split an experiment trains on, and how they were drawn (None: all that are labelled).
+
+    They are the same for all experiments of a cell; unlabelled ones are never among them.
+
+    Raises:
+        DataError: the split cannot give them.
+    """
     labels = np.asarray(pack.labels)
     if experiment.defect_proportion is None and settings.frames is None:
-        return select_frames(pack, np.flatnonzero(labels >= 0))
+        return np.flatnonzero(labels >= 0), None
     share = experiment.defect_proportion
     if share is None:
         share = float(np.mean(labels[labels >= 0] == 1))
     drawn = draw_subset(labels, defect_proportion=share, seed=experiment.seed, frames=settings.frames)
-    return select_frames(pack, drawn.indices, subset=drawn.record())
+    return drawn.indices, drawn.record()
 
 
 def _pretrain(
@@ -192,20 +200,6 @@ def _is_pretrained(folder: Path) -> bool:
     """Whether pretraining ended; its record is written after its encoder, and a kill may come between."""
     ended = (folder / runs.ENCODER).is_file() and (folder / runs.RUN).is_file()
     return ended and runs.read_json(folder / runs.RUN).get("status") in ("finished", "collapsed")
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in the folder, and keep others out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _copy_run(source: Path, folder: Path) -> None:
-    for name in (runs.CONFIG, runs.METRICS, runs.ENCODER, runs.RUN):
-        write_bytes_atomic(folder / name, (source / name).read_bytes())
 
 
 def _write_untrained(
@@ -246,11 +240,26 @@ def _start(experiment: Experiment, study: Path, initial: Mapping[str, Encoder]) 
 
 
 def _probe(
-    experiment: Experiment, settings: StudySettings, train: Pack, data: StudyData, folder: Path, device: str
+    experiment: Experiment,
+    settings: StudySettings,
+    train: Pack,
+    rows: NDArray[np.int64],
+    data: StudyData,
+    study: Path,
+    device: str,
 ) -> Measured:
-    encoder, _ = runs.load_encoder(folder)
+    """Probe the encoder in the experiment's folder; `train` are the frames of the training split at `rows`."""
+    encoder, _ = runs.load_encoder(study / experiment.id)
     packs = data.packs | {"train": train}
-    parts = {name: labelled_frames(folder, encoder, pack, device) for name, pack in packs.items()}
+    if settings.pretrain_on == "split":
+        home = shared_folder(study, experiment)
+        with alone_in(home):
+            features = {name: cached_features(home, encoder, pack, device=device) for name, pack in data.packs.items()}
+        features["train"] = features["train"][rows]
+    else:
+        home = study / experiment.id
+        features = {name: cached_features(home, encoder, pack, device=device) for name, pack in packs.items()}
+    parts = {name: with_labels(features[name], pack) for name, pack in packs.items()}
     fit = fit_probe(parts["train"], ProbeConfig(calibration_share=settings.calibration_share, seed=experiment.seed))
     scored = {
         name: Scored(logits=fit.linear.logits(part.features), labels=part.labels, classes=part.classes)

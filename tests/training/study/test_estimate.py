@@ -65,10 +65,12 @@ def test_a_pretraining_that_proportions_share_is_counted_once(tmp_path: Path) ->
     write_rates(tmp_path)
     study = tiny_study(tmp_path, epochs=4, proportions=(0.5, 0.25), frames=40, pretrain_on="split")
     found = estimate_s(study, "cpu")
-    encoding = OVERHEAD_S + 140 / 100
-    assert found["simclr-tiny-p50-s0"] == pytest.approx(encoding + 4 * 120 / 10)
-    assert found["simclr-tiny-p25-s0"] == pytest.approx(encoding)
-    assert found["supervised-tiny-p25-s0"] == pytest.approx(encoding + 4 * 40 / 10 / 2)
+    # So are features: 120 frames of train, 60 of val and 40 of test.
+    assert found["simclr-tiny-p50-s0"] == pytest.approx(OVERHEAD_S + 220 / 100 + 4 * 120 / 10)
+    assert found["simclr-tiny-p25-s0"] == pytest.approx(OVERHEAD_S)
+    assert found["random-tiny-p50-s0"] == pytest.approx(OVERHEAD_S + 220 / 100)
+    assert found["random-tiny-p25-s0"] == pytest.approx(OVERHEAD_S)
+    assert found["supervised-tiny-p25-s0"] == pytest.approx(OVERHEAD_S + 140 / 100 + 4 * 40 / 10 / 2)
 
 
 def test_rates_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,16 @@ from serving.errors import ConfigError, DataError
 from training import loop, runs
 from training.backbones import Encoder
 from training.data.classes import CLASS_CODES
-from training.features import encoder_digest
+from training.data.pack import Pack
+from training.data.pack_subset import select_frames
+from training.features import FEATURES, cached_features, encoder_digest
 from training.label_free import EXPECTED_SIGN
 from training.loop import DivergedError
 from training.recipes import RECIPES
 from training.study import experiment as module
-from training.study.experiment import RESULT, SHARED, StudyData, perform, training_subset
+from training.study.experiment import RESULT, StudyData, perform, training_rows
 from training.study.plan import LOCK, Experiment, StudySettings, experiments
+from training.study.shared import SHARED, shared_folder
 
 DATA = memory_data()
 KEYS = {
@@ -69,6 +72,11 @@ def carry_out(
     written: dict[str, Any] = json.loads((study / experiment.id / RESULT).read_text())
     assert written == result
     return result
+
+
+def training_subset(pack: Pack, experiment: Experiment, plan: StudySettings) -> Pack:
+    rows, drawn = training_rows(pack, experiment, plan)
+    return select_frames(pack, rows, subset=drawn)
 
 
 # ---- which frames -----------------------------------------------------------------------------------------------
@@ -150,6 +158,34 @@ def test_pretraining_on_the_whole_split_is_done_once_for_all_proportions(tmp_pat
     assert runs.read_json(shared / runs.RUN)["pack"]["digest"] == DATA.train.digest
     folders = [shared, *(tmp_path / result["id"] for result in (first, second))]
     assert len({encoder_digest(runs.load_encoder(folder)[0]) for folder in folders}) == 1
+
+
+@pytest.mark.parametrize("kind", ["ssl", "random"])
+def test_frames_of_the_whole_split_are_encoded_once_for_all_proportions(tmp_path: Path, kind: str) -> None:
+    plan = replace(settings(), pretrain_on="split", proportions=(0.15, 0.05))
+    mine = [each for each in experiments(plan) if each.kind == kind]
+    features = shared_folder(tmp_path, mine[0]) / FEATURES
+    first = carry_out(mine[0], tmp_path, plan=plan)
+    written = {path: path.stat().st_mtime_ns for path in features.iterdir()}
+    assert len(written) == len(DATA.packs)
+    # What is measured is what an encoder of its own would have given.
+    subset = training_subset(DATA.train, mine[0], plan)
+    own = cached_features(tmp_path / "own", runs.load_encoder(tmp_path / mine[0].id)[0], subset)
+    shared = np.load(next(path for path in written if DATA.train.digest[:16] in path.name))
+    np.testing.assert_allclose(shared[training_rows(DATA.train, mine[0], plan)[0]], own, atol=1e-5)
+    assert first["evaluations"]["train"]["n"] == len(subset)
+    carry_out(mine[1], tmp_path, plan=plan)
+    assert not features.exists(), "nobody needs them any more"
+
+
+def test_features_stay_while_another_proportion_needs_them(tmp_path: Path) -> None:
+    plan = replace(settings(), pretrain_on="split", proportions=(0.15, 0.05, 0.02))
+    mine = [each for each in experiments(plan) if each.kind == "random"]
+    carry_out(mine[0], tmp_path, plan=plan)
+    features = tmp_path / SHARED / "random-tiny-s0" / FEATURES
+    written = {path: path.stat().st_mtime_ns for path in features.iterdir()}
+    carry_out(mine[1], tmp_path, plan=plan)
+    assert {path: path.stat().st_mtime_ns for path in features.iterdir()} == written
 
 
 def test_a_run_folder_keeps_the_encoder_and_nothing_large_beside_it(tmp_path: Path) -> None:
