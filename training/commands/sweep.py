@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from training.study.estimate import estimate_s
 from training.study.plan import PAPER_METHODS, Baseline, PretrainOn, StudySettings
 from training.study.ray_engine import Cluster, import_ray, run_missing_on_ray
 from training.study.study_folder import Study, open_study
-from training.study.sweep import SweepOutcome, run_missing
+from training.study.sweep import SweepOutcome, missing_experiments, run_missing
 
 ALL = "all"
 _DEFAULTS = StudySettings()
@@ -97,6 +98,12 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
     help="Run folder of an encoder to start from; one for each of --encoders. Adds the baseline transferred.",
 )
 @click.option("--plan", "plan_only", is_flag=True, help="List the experiments with estimates of their time, and stop.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Run no other experiments than those whose names match, such as 'dino-*' or '*-p15-s0'; may be repeated.",
+)
 @click.option("--max-minutes", type=float, help="Begin nothing that would not end in this time.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @device_option
@@ -111,7 +118,14 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--gpus-per-run", type=float, help="Ray: share of a GPU.  [default: a whole one, none with --device cpu]")
 @click.option("--cpus-per-run", type=click.IntRange(min=1), help="Ray: cores, and CPU threads.  [default: 1]")
 def study(
-    data: Path, out: Path, plan_only: bool, max_minutes: float | None, threads: int | None, device: str, **options: Any
+    data: Path,
+    out: Path,
+    plan_only: bool,
+    only: tuple[str, ...],
+    max_minutes: float | None,
+    threads: int | None,
+    device: str,
+    **options: Any,
 ) -> None:
     """Run the study of Otero, Mateus and Balestriero (2024): methods x encoders x shares of defects x seeds.
 
@@ -123,7 +137,7 @@ def study(
     \b
     Examples:
       pipeprobe-train sweep study --data packs --out study --plan
-      pipeprobe-train sweep study --data packs --out study --device cuda:1
+      pipeprobe-train sweep study --data packs --out study --device cuda:1 --only '*-vit_tiny-*'
       pipeprobe-train sweep study --data packs --out study --engine ray --gpus-per-run 0.25 --cpus-per-run 4
       pipeprobe-train sweep study --data packs --out small --optim short --views inspection --seeds 1 --epochs 5
     """
@@ -140,7 +154,7 @@ def study(
     if not options["methods"] or "simclr" not in options["methods"]:
         options["baselines"] = tuple(kind for kind in options["baselines"] if kind != "finetuned")
     pairs = tuple((name, encoder_digest(encoder)) for name, encoder in initial.items())
-    opened = open_study(out, data, StudySettings(**options, initial=pairs), initial)
+    opened = replace(open_study(out, data, StudySettings(**options, initial=pairs), initial), only=only)
     console = Console(stderr=True, highlight=False)
     with console.status("timing a few steps of each kind"):
         estimates = estimate_s(opened, device)
@@ -203,7 +217,7 @@ def _initial_encoders(folders: tuple[Path, ...], wanted: tuple[str, ...]) -> dic
 
 def _plan_table(opened: Study, estimates: dict[str, float]) -> Table:
     """One line an experiment, and the hours that remain."""
-    missing = [experiment for experiment in opened.planned if not opened.is_done(experiment)]
+    missing = missing_experiments(opened)
     hours = sum(estimates[experiment.id] for experiment in missing) / 3600
     table = Table(
         title=f"{len(opened.planned)} experiments, {len(missing)} to run, about {hours:.1f} h in all on this machine"

@@ -233,7 +233,7 @@ def _start(experiment: Experiment, study: Path, initial: Mapping[str, Encoder]) 
         return initial.get(experiment.encoder)
     source = study / start_of(experiment).id
     if (source / RESULT).is_file() and runs.read_json(source / RESULT)["status"] == "diverged":
-        raise DataError(f"{experiment.id} starts from the encoder of {source}, which diverged and left none")
+        raise DivergedError(f"{experiment.id} starts from the encoder of {source}, which diverged and left none")
     if not (source / runs.ENCODER).is_file():
         raise DataError(f"{experiment.id} starts from the encoder of {source}, which is not there: run that first")
     return runs.load_encoder(source)[0]

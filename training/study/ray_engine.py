@@ -163,21 +163,21 @@ class _Dispatch:
             if task.experiment.kind == "finetuned" and start in self.tasks:
                 self.waiting.setdefault(start, []).append(name)
             else:
-                self._submit(name)
+                self._submit_unless_hindered(name)
         while self.pending:
             (ready,), _ = self.ray.wait(list(self.pending), num_returns=1)
             done = self.pending.pop(ready)
             self._note(done, self._result(ready))
             for name in self.waiting.pop(done, ()):
-                hindered = hindrance(self.study, self.tasks[name].experiment, self.reports)
-                if hindered is None:
-                    self._submit(name)
-                else:
-                    self._note(name, hindered)
+                self._submit_unless_hindered(name)
         return self.reports
 
-    def _submit(self, name: str) -> None:
-        self.pending[self.remote.remote(self.tasks[name])] = name
+    def _submit_unless_hindered(self, name: str) -> None:
+        hindered = hindrance(self.study, self.tasks[name].experiment, self.reports)
+        if hindered is None:
+            self.pending[self.remote.remote(self.tasks[name])] = name
+        else:
+            self._note(name, hindered)
 
     def _result(self, ready: Any) -> Report:
         try:

@@ -34,12 +34,13 @@ NEEDED = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """An opened study folder; `initial` by encoder name."""
+    """An opened study folder; `initial` by encoder name. Only experiments that match one of `only` are run, if any."""
 
     folder: Path
     settings: StudySettings
     data: StudyData
     initial: Mapping[str, Encoder]
+    only: tuple[str, ...] = ()
 
     @property
     def planned(self) -> list[Experiment]:

@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from serving.errors import PipeprobeError
+from serving.errors import ConfigError, PipeprobeError
 from training.loop import LoopOptions
 from training.study.experiment import perform
 from training.study.plan import Experiment, start_of
@@ -99,8 +100,20 @@ def run_missing(
 
 
 def missing_experiments(study: Study) -> list[Experiment]:
-    """The planned experiments that have no result, in their order."""
-    return [experiment for experiment in study.planned if not study.is_done(experiment)]
+    """Those of the planned experiments that were asked for and have no result, in their order.
+
+    Raises:
+        ConfigError: a pattern of `study.only` matches no experiment.
+    """
+    names = [experiment.id for experiment in study.planned]
+    for pattern in study.only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"--only {pattern} matches no experiment of the study; they are called like {names[0]}")
+    return [each for each in study.planned if not study.is_done(each) and _is_asked_for(study, each)]
+
+
+def _is_asked_for(study: Study, experiment: Experiment) -> bool:
+    return not study.only or any(fnmatchcase(experiment.id, pattern) for pattern in study.only)
 
 
 def hindrance(study: Study, experiment: Experiment, reports: Mapping[str, Report]) -> Report | None:
@@ -108,6 +121,8 @@ def hindrance(study: Study, experiment: Experiment, reports: Mapping[str, Report
     start = start_of(experiment)
     if experiment.kind != "finetuned" or study.is_done(start):
         return None
+    if not _is_asked_for(study, start):
+        return Report(state="left", message=f"{start.id}, which it starts from, has no result and was not asked for")
     state = reports[start.id].state
     if state not in _HINDRANCES:
         # Reported by another machine, whose file system is a little ahead of this one's.

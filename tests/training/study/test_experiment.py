@@ -269,8 +269,8 @@ def test_a_loss_that_explodes_is_a_result(tmp_path: Path, monkeypatch: pytest.Mo
     assert (result["status"], result["pretraining"]) == ("diverged", None)
     assert result["evaluations"] == result["classes"] == result["label_free"] == {}
     assert result["train"]["defect"] > 0
-    with pytest.raises(DataError, match=r"starts from the encoder of .*simclr-tiny-p15-s0, which diverged"):
-        carry_out(tiny_experiment("finetuned"), tmp_path)
+    tuned = carry_out(tiny_experiment("finetuned"), tmp_path)
+    assert (tuned["status"], tuned["evaluations"]) == ("diverged", {}), "what starts from nothing comes to nothing"
 
 
 def test_weights_that_explode_in_the_last_step_are_a_divergence(

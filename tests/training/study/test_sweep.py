@@ -22,7 +22,7 @@ from support.tiny_study import (
     write_packs,
 )
 
-from serving.errors import PipeprobeError
+from serving.errors import ConfigError, PipeprobeError
 from training.recipes import RECIPES
 from training.study import sweep as module
 from training.study.experiment import RESULT
@@ -125,6 +125,26 @@ def test_progress_is_said_before_and_after_each(tmp_path: Path, monkeypatch: pyt
         "[3/4] supervised-tiny-p15-s0: about 2.5 h",
         "    finished after 2 min: AUROC on val 0.750",
     ]
+
+
+def test_only_those_asked_for_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = cheap(monkeypatch)
+    study = tiny_study(tmp_path, settings(seeds=2))
+    swept = sweep(replace(study, only=("simclr-*-s1", "random-*")))
+    assert begun == ["random-tiny-p15-s0", "random-tiny-p15-s1", "simclr-tiny-p15-s1"]
+    assert swept.outcome == SweepOutcome(finished=tuple(begun), held=(), failed={}, left=())
+    with pytest.raises(ConfigError, match=r"--only dino-\* matches no experiment .* like random-tiny-p15-s0"):
+        sweep(replace(study, only=("simclr-*", "dino-*")))
+
+
+def test_a_fine_tuning_is_left_whose_start_was_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = cheap(monkeypatch)
+    study = tiny_study(tmp_path)
+    tuned = replace(study, only=("finetuned_*",))
+    swept = sweep(tuned)
+    assert (begun, swept.outcome.left) == ([], ("finetuned_simclr-tiny-p15-s0",))
+    sweep(replace(study, only=("simclr-*",)))
+    assert sweep(tuned).outcome.finished == ("finetuned_simclr-tiny-p15-s0",)
 
 
 # ---- others at work ---------------------------------------------------------------------------------------------
