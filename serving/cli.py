@@ -11,6 +11,7 @@ COMMANDS = {
     "score": ("serving.commands.score", "Score image files."),
     "videos": ("serving.commands.videos", "Score inspection videos and write their findings."),
     "report": ("serving.commands.report", "Write the pages of inspections scored earlier."),
+    "evaluate": ("serving.commands.evaluate", "Compare findings with what is known to be in the videos."),
     "review": ("serving.commands.review", "Turn reviews of findings into labelled frames."),
     "keys": ("serving.commands.keys", "Add, list and revoke the API keys of the service."),
     "models": ("serving.commands.models", "List, verify, promote and roll back pairs."),

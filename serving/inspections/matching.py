@@ -3,7 +3,7 @@
 A finding matches a true interval if no more than `tolerance_s` lies between them; overlapping and touching ones have
 nothing between them. Matching is many to many: a finding that spans two defects finds both, and a defect that was
 found in two pieces counts once and makes neither piece false. So recall counts true intervals and precision counts
-findings.
+findings. All is told in seconds; what is known by distance is matched by metres alike.
 """
 
 from __future__ import annotations
