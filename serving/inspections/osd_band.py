@@ -172,7 +172,9 @@ class Band:
             self._read_between(0, len(self._held) - 1)
         steady = self._n_read - before <= 1 and self._read[newest.index] is not None
         self._n_steady = self._n_steady + 1 if steady else 0
-        self._stride = _MAX_STRIDE if self._n_steady >= _STEADY_AFTER else _STRIDE
+        if self._n_steady >= _STEADY_AFTER:
+            # For good: where something is amiss between two readings far apart, those between them are made anyway.
+            self._stride = _MAX_STRIDE
         self.unread_in_a_row = 0 if self._read[newest.index] is not None else self.unread_in_a_row + 1
         self._held = [newest]
 
