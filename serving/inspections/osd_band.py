@@ -18,7 +18,8 @@ from serving.inspections.text_reader import Line
 
 Gray = NDArray[np.uint8]
 
-# Frames between two readings at first, and at most, once the pace has proved steady; never more seconds than these.
+# Frames between two readings while the pace has not proved steady or nothing can be read, and at most; never more
+# seconds than these.
 _STRIDE, _MAX_STRIDE = 8, 40
 _MAX_STRIDE_S = 20.0
 _STEADY_AFTER = 3
@@ -109,7 +110,7 @@ class Band:
         self._n_read = self._n_taken_over = 0
         self._ink: Ink | None = None
         self._changed_since_read = True
-        self._stride, self._n_steady = _STRIDE, 0
+        self._stride, self._n_steady, self._is_pace_known = _STRIDE, 0, False
 
     def see(self, time_s: float, picture: Gray) -> None:
         """The next frame, uint8 [H, W]."""
@@ -172,9 +173,11 @@ class Band:
             self._read_between(0, len(self._held) - 1)
         steady = self._n_read - before <= 1 and self._read[newest.index] is not None
         self._n_steady = self._n_steady + 1 if steady else 0
-        if self._n_steady >= _STEADY_AFTER:
-            # For good: where something is amiss between two readings far apart, those between them are made anyway.
-            self._stride = _MAX_STRIDE
+        self._is_pace_known = self._is_pace_known or self._n_steady >= _STEADY_AFTER
+        # Where something is amiss between two readings far apart, those between them are made anyway. But a counter
+        # that cannot be read may have gone elsewhere, which is to be known soon.
+        is_long = self._is_pace_known and self._read[newest.index] is not None
+        self._stride = _MAX_STRIDE if is_long else _STRIDE
         self.unread_in_a_row = 0 if self._read[newest.index] is not None else self.unread_in_a_row + 1
         self._held = [newest]
 

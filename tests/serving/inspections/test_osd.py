@@ -110,6 +110,34 @@ def test_a_counter_that_moves_to_another_place_is_found_again(reader: TextReader
     assert places[-1].distance_m == pytest.approx(course_m(times_s[-1]), abs=0.02)
 
 
+def test_a_counter_that_moves_after_a_long_steady_time_is_missed_soon(reader: TextReader) -> None:
+    first, second = (with_counter(lambda t: f"{course_m(t):.2f} m", at=at) for at in ((24, 20), (230, 60)))
+    times_s = [i / 2 for i in range(180)]
+    counter = CounterReader(reader)
+    for time_s in times_s:
+        counter.see(time_s, (first if time_s < 50 else second)(time_s)[..., 1])
+    known = [place.distance_m is not None for place in counter.places(times_s)]
+    assert sum(known[:100]) >= 90
+    # Up to 20 s until it is missed, three readings in vain 4 s apart, and a reading or two of the other place.
+    assert all(known[170:])
+
+
+def test_readings_stay_rare_after_something_was_amiss(reader: TextReader) -> None:
+    def text_of(time_s: float) -> str:
+        return "" if 42 <= time_s < 48 else f"{course_m(time_s):.2f} m"
+
+    paint, times_s = with_counter(text_of), [i / 2 for i in range(260)]
+    counted = Counted(reader)
+    counter = CounterReader(counted)
+    n_read = []
+    for time_s in times_s:
+        counter.see(time_s, paint(time_s)[..., 1])
+        n_read.append(counted.n_read)
+    assert n_read[-1] - n_read[100] <= 4  # 80 s, 20 s apart
+    places = counter.places(times_s)
+    assert all(place.distance_m is not None for place in places[140:])
+
+
 def test_pictures_that_change_size_are_searched_anew(reader: TextReader) -> None:
     paint = with_counter(lambda t: f"{course_m(t):.2f} m")
     counter = CounterReader(reader)
