@@ -12,39 +12,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
 
 from serving.durable import sha256_file
-from serving.errors import ConfigError, VideoError
-from serving.formats.frames_parquet import KEYFRAME, PREDICTED, Frames
-from serving.formats.observation import Origin
+from serving.errors import ConfigError
 from serving.inspections.batch_files import remove_manifest, write_manifest, write_summary
-from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
-from serving.inspections.distance import Place
-from serving.inspections.findings import FindingRules, find_findings, leave_for
-from serving.inspections.locating import Locator, locator_for
-from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import VIDEO_SUFFIXES, Sample, VideoInfo, VideoReader, unscored_stretches
-from serving.inspections.video_result import VideoResult, result_of, unscored_text
-from serving.inspections.video_settings import DistanceFrom, VideoSettings
-from serving.pairs.pair import MANIFEST_FILE, OperatingPoint
-from serving.prefetch import prefetch
-from serving.report.write import write_index, write_video_report
+from serving.inspections.deliverables import read_findings
+from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo
+from serving.inspections.video_result import VideoResult
+from serving.inspections.video_scoring import Batch, score_or_fail
+from serving.inspections.video_settings import VideoSettings
+from serving.report.write import write_index
 from serving.scorer import Scorer
 
-# Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
-_BATCH = 16
-_BATCHES_AHEAD = 2
 _SUMMARY_EVERY_S = 10.0
-
-T = TypeVar("T")
 
 
 def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
@@ -136,13 +118,13 @@ def score_videos(
         on_sample: called with the video and the time, in seconds from its start, of each scored frame.
         on_done: called with each video's result.
     """
-    batch = _Batch.of(scorer, settings, on_start, on_sample)
+    batch = Batch.of(scorer, settings, on_start, on_sample)
     results: list[VideoResult] = []
     started_s = written_s = time.monotonic()
     try:
         remove_manifest(out)
         for video, folder in zip(videos, output_folders(videos, out), strict=True):
-            result = _score_or_fail(video, folder, batch)
+            result = score_or_fail(video, folder, batch)
             results.append(result)
             on_done(result)
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
@@ -154,206 +136,3 @@ def score_videos(
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return results
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """What all videos of one call share; `key` is all that, besides a video's content, decides what is found."""
-
-    scorer: Scorer
-    every_s: float
-    point: OperatingPoint
-    rules: FindingRules
-    distance: DistanceFrom
-    key: dict[str, Any]
-    on_start: Callable[[Path, VideoInfo], None]
-    on_sample: Callable[[Path, float], None]
-
-    @classmethod
-    def of(
-        cls,
-        scorer: Scorer,
-        settings: VideoSettings,
-        on_start: Callable[[Path, VideoInfo], None],
-        on_sample: Callable[[Path, float], None],
-    ) -> _Batch:
-        point = scorer.pair.manifest.operating_point(settings.operating_point)
-        rules = FindingRules(
-            enter=point.threshold,
-            leave=leave_for(point.threshold),
-            min_duration_s=settings.min_duration_s,
-            join_gap_s=settings.join_gap_s,
-        )
-        key = {
-            "pair": scorer.pair.name,
-            "pair_version": scorer.pair.version,
-            # The manifest names the SHA-256 of every other file of the pair.
-            "pair_sha256": sha256_file(scorer.pair.path / MANIFEST_FILE),
-            "variant": scorer.variant,
-            "device": scorer.device.partition(":")[0],
-            "operating_point": point.name,
-            "every_s": settings.every_s,
-            "distance": settings.distance,
-            **asdict(rules),
-        }
-        return cls(
-            scorer=scorer,
-            every_s=settings.every_s,
-            point=point,
-            rules=rules,
-            distance=settings.distance,
-            key=key,
-            on_start=on_start,
-            on_sample=on_sample,
-        )
-
-
-def _score_or_fail(video: Path, folder: Path, batch: _Batch) -> VideoResult:
-    sha256 = ""
-    try:
-        reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.pair.manifest.image_size)
-        sha256 = _sha256(video)
-        locator = locator_for(video, batch.distance)
-        result = _kept(video, folder, sha256, locator, batch)
-        if result is None:
-            batch.on_start(video, reader.info)
-            result = _score(reader, folder, sha256, locator, batch)
-            write_video_report(folder)
-        return result
-    except VideoError as error:
-        sha256 = sha256 or _sha256_if_readable(video)
-        return VideoResult(video=str(video), status="failed", folder=folder, video_sha256=sha256, reason=str(error))
-
-
-def _sha256(video: Path) -> str:
-    try:
-        return sha256_file(video)
-    except OSError as error:
-        raise VideoError(f"{video} cannot be read: {error.strerror or error}") from error
-
-
-def _sha256_if_readable(path: Path) -> str:
-    """Of a file that is no video; empty if it cannot be read."""
-    try:
-        return sha256_file(path) if path.is_file() else ""
-    except OSError:
-        return ""
-
-
-def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: _Batch) -> VideoResult | None:
-    """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
-
-    Its page is made again if it is missing, or of an earlier release.
-    """
-    earlier = read_findings(folder)
-    if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
-        return None
-    if earlier.get("distance") != locator.origin:
-        return None
-    if not are_all_there(folder, earlier):
-        return None
-    try:
-        write_video_report(folder)
-    except ConfigError:  # what it is made of was damaged since, which counts as missing
-        return None
-    return result_of(video, folder, "kept", earlier)
-
-
-def _score(reader: VideoReader, folder: Path, sha256: str, locator: Locator, batch: _Batch) -> VideoResult:
-    started_s = time.monotonic()
-    calibration = batch.scorer.pair.manifest.calibration
-    with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
-        frames, places = _score_samples(reader, peaks, locator, batch)
-        # A video with fewer frames than were asked for is sampled at its own pace.
-        step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)
-        about = {
-            **_describe(reader, frames.pts_s, step_s),
-            "video_sha256": sha256,
-            "scoring": batch.key,
-            "distance": locator.origin,
-            "peak_score": round(max(frames.score), 6),
-        }
-        findings = find_findings(frames.pts_s, frames.score, batch.rules, step_s=step_s)
-        found = [Found(finding=each, place=places[each.peak_s]) for each in findings]
-        written = write_deliverables(folder, _origin(about, batch), about, frames, found, peaks)
-    seconds_taken = round(time.monotonic() - started_s, 3)
-    return result_of(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
-
-
-def _score_samples(
-    reader: VideoReader, peaks: PeakPictures, locator: Locator, batch: _Batch
-) -> tuple[Frames, dict[float, Place]]:
-    """All samples with their scores, and where each was taken, by its time.
-
-    Decoding, and reading the picture's counter, run ahead in a thread while this one scores.
-    """
-    times_s: list[float] = []
-    scores: list[float] = []
-    logits: list[float] = []
-    kinds: list[str] = []
-    with closing(prefetch(_chunks(_shown_to(locator, reader), _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
-        for samples in chunks:
-            scored = batch.scorer.score(np.stack([sample.frame for sample in samples]))
-            scores += scored.score.tolist()
-            logits += scored.logit.tolist()
-            for sample, score, evidence in zip(samples, scored.score.tolist(), scored.evidence, strict=True):
-                times_s.append(sample.pts_s)
-                kinds.append(KEYFRAME if sample.picture.is_keyframe else PREDICTED)
-                peaks.see(sample, score, evidence)
-                batch.on_sample(reader.path, sample.pts_s)
-    places = locator.places(times_s)
-    frames = Frames(
-        pts_s=times_s,
-        score=scores,
-        logit=logits,
-        kind=kinds,
-        distance_m=[place.distance_m for place in places],
-        distance_confidence=[place.confidence for place in places],
-    )
-    return frames, dict(zip(times_s, places, strict=True))
-
-
-def _shown_to(locator: Locator, samples: Iterable[Sample]) -> Iterator[Sample]:
-    for sample in samples:
-        locator.see(sample)
-        yield sample
-
-
-def _origin(about: Mapping[str, Any], batch: _Batch) -> Origin:
-    return Origin(
-        video=about["video"],
-        video_sha256=about["video_sha256"],
-        operating_point=batch.point.name,
-        threshold=batch.point.threshold,
-        pair=batch.scorer.pair.name,
-        pair_version=batch.scorer.pair.version,
-        unscored=unscored_text(about["unscored"]),
-    )
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _describe(reader: VideoReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
-    info, counts = reader.info, reader.counts
-    unscored = unscored_stretches(times_s, step_s=step_s, info=info, counts=counts)
-    return {
-        "video": reader.path.name,
-        "video_path": str(reader.path.resolve()),
-        "duration_s": round(max(counts.last_picture_s, info.duration_s or 0.0), 3),
-        "reading": {
-            "container": info.container,
-            "codec": info.codec,
-            "width": info.width,
-            "height": info.height,
-            "sample_aspect": f"{info.sample_aspect.numerator}:{info.sample_aspect.denominator}",
-            "frame_rate": info.frame_rate,
-            "start_pts_s": info.start_s,
-            "step_s": step_s,
-            **asdict(counts),
-        },
-        "unscored": [asdict(stretch) for stretch in unscored],
-    }
