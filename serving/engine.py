@@ -111,9 +111,17 @@ class Engine:
                 "have at a time; send the next when one is done",
                 retry_after_s=1,
             )
-        if self._requests >= settings.max_requests:
+        self._check_requests()
+
+    def check_room_for_one(self) -> None:
+        """Raise `OverloadedError` if one more frame for the default pair would be refused, whoever sends it."""
+        self._check_requests()
+        self.default.batcher.check_room(1, self.settings.deadline_s)
+
+    def _check_requests(self) -> None:
+        if self._requests >= self.settings.max_requests:
             raise OverloadedError(
-                f"{settings.max_requests} requests are being answered, the most allowed; try again later",
+                f"{self.settings.max_requests} requests are being answered, the most allowed; try again later",
                 retry_after_s=1,
             )
 

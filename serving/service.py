@@ -17,6 +17,7 @@ from serving.engine import Engine
 from serving.http.access import AccessGuard
 from serving.http.app import create_app
 from serving.http.direct_routes import DirectRoutes
+from serving.http.early_refusal import EARLY_REFUSAL
 from serving.http.http_protocol import use_bounded_protocol
 from serving.http.problem import ProblemMiddleware
 from serving.http.request_record import Recorder
@@ -48,7 +49,7 @@ class Worker:
         worker = bentoml.server_context.worker_index or 1
         configure_logs(SETTINGS.log_format, worker)
         self.engine = Engine(SETTINGS, TELEMETRY, worker=worker - 1)
-        APP.state.engine = self.engine
+        APP.state.engine = EARLY_REFUSAL.engine = self.engine
         APP.state.jobs = open_desk(SETTINGS, self.engine)
         # What is loaded by now stays: the collector need not look at a hundred thousand objects again and again.
         gc.freeze()

@@ -52,6 +52,11 @@ def new_request_id() -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
+def accepted_request_id(given: str) -> str:
+    """The id that a caller gave its request if it is harmless, else a new one."""
+    return given if _ACCEPTED_ID.fullmatch(given) else new_request_id()
+
+
 def problem_of(error: PipeprobeError, subject: str = "the frame") -> dict[str, Any]:
     """An error as a problem document's members; `subject` is what a frame's error says something about."""
     shown = error.status < 500 or isinstance(error, OverloadedError | DeadlineExceededError)
@@ -189,8 +194,7 @@ def _is_foreign_error(start: Message) -> bool:
 
 def _request_id(scope: Scope) -> str:
     """The caller's X-Request-Id if it is harmless, else a new one."""
-    given = _header(scope, REQUEST_ID)
-    return given if _ACCEPTED_ID.fullmatch(given) else new_request_id()
+    return accepted_request_id(_header(scope, REQUEST_ID))
 
 
 def _header(scope: Scope, name: str) -> str:

@@ -80,16 +80,21 @@ def summarise(load: int, rate: float, answers: list[Answer], deadline_s: float, 
         "load": load,
         "offered_per_s": round(rate, 1),
         "good_per_s": round(len(good) / took_s, 1),
-        "p50_ms": round(latency_ms(scored, 50), 1),
-        "p99_ms": round(latency_ms(scored, 99), 1),
+        "p50_ms": percentile_ms(scored, 50),
+        "p99_ms": percentile_ms(scored, 99),
         "share_late": round(1 - len(good) / max(1, len(scored)), 4),
         "share_refused": round(len(refused) / len(answers), 3),
-        "refused_p50_ms": round(latency_ms(refused, 50), 1),
-        "refused_p99_ms": round(latency_ms(refused, 99), 1),
+        "refused_p50_ms": percentile_ms(refused, 50),
+        "refused_p99_ms": percentile_ms(refused, 99),
         "refused_without_retry_after": sum(answer.retry_after is None for answer in refused),
         "share_failed": round(n_failed / len(answers), 4),
         "generator_late_p99_ms": round(1000 * float(np.percentile([answer.late_s for answer in answers], 99)), 1),
     }
+
+
+def percentile_ms(answers: Sequence[Answer], percentile: float) -> float | None:
+    """To a tenth; None where there are no answers, as there need not be refusals at 1x."""
+    return round(latency_ms(answers, percentile), 1) if answers else None
 
 
 async def measure(host: str, port: int, request: bytes, seconds: float, deadline_s: float) -> list[dict[str, Any]]:
