@@ -12,6 +12,8 @@ joining and the minimum duration all keep that. So recall and metres never rise 
 findings does not fall steadily: a low threshold makes one finding of many, and at 0 a whole inspection is one.
 
 **Intervals.** Bootstrap over inspections, since frames and events of one inspection are alike: 95 % of the resamples.
+That of recall is never narrower than Wilson's for so many events: where all few of them are found, all resamples find
+them all, which proves little.
 
 Shape legend: I inspections, T thresholds, B resamples, N frames, K points of a track.
 """
@@ -35,6 +37,7 @@ Axis = Literal["time", "distance"]
 RESAMPLES = 2000
 _SWEPT = 200
 _ROUNDING = 1e-9
+_Z = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +242,10 @@ class Resamples:
     def recall(self, index: int) -> Estimate:
         """Of the threshold that stands there."""
         curve = self._curve
-        return _estimate(
-            float(curve.recall[index]), _ratio(self._times @ curve.found[:, index], self._times @ curve.events)
-        )
+        drawn = _ratio(self._times @ curve.found[:, index], self._times @ curve.events)
+        by_inspection = _estimate(float(curve.recall[index]), drawn)
+        low, high = _wilson(float(curve.found[:, index].sum()), float(curve.events.sum()))
+        return replace(by_inspection, low=min(by_inspection.low, low), high=max(by_inspection.high, high))
 
     def false_per_100m(self, index: int) -> Estimate:
         curve = self._curve
@@ -284,6 +288,15 @@ def _highest_reaching(recalls: Floats, wanted: float) -> NDArray[np.int64]:
 def _estimate(value: float, drawn: Floats) -> Estimate:
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Estimate(value=value, low=float(low), high=float(high))
+
+
+def _wilson(found: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n; all of 0 to 1 where n is 0."""
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = found / n, _Z**2
+    half = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return (share + z2 / (2 * n) - half) / (1 + z2 / n), (share + z2 / (2 * n) + half) / (1 + z2 / n)
 
 
 def _ratio(part: Floats, whole: Floats | float) -> Floats:

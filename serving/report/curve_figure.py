@@ -200,6 +200,6 @@ def _y(up: float) -> float:
 
 
 def _nice(most: float) -> float:
-    """The least of 1, 2, 2.5, 5, 10 times a power of ten, or of half as much again, that is no less."""
+    """The least of 1, 2, 3, 4, 5 times a power of ten that is no less."""
     power = 10.0 ** math.floor(math.log10(most))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= most - 1e-9)
+    return next(step * power for step in (1, 2, 3, 4, 5, 10) if step * power >= most - 1e-9)

@@ -106,10 +106,14 @@ def test_intervals_come_of_whole_inspections() -> None:
     assert sure.low == pytest.approx(sure.value) == pytest.approx(sure.high)
 
 
-def test_resamples_without_events_are_left_out() -> None:
+def test_resamples_without_events_are_left_out_and_few_events_prove_little() -> None:
     curve = sweep([inspection([0.9, 0.1], (0, 1)), *[inspection([0.2, 0.1])] * 3], RULES, NEAR)
     recall = Resamples(curve, np.random.default_rng(1)).recall(curve.at(0.5))
-    assert (recall.low, recall.high) == (1.0, 1.0)
+    # Every resample with the event finds it; Wilson's bound for 1 of 1 is 1 / (1 + 1.96^2), for 10 of 10 10 / 13.84.
+    assert recall.low == pytest.approx(1 / (1 + 1.959964**2))
+    assert recall.high == pytest.approx(1.0)
+    ten = sweep([inspection([0.9, 0.1], (0, 1))] * 10, RULES, NEAR)
+    assert Resamples(ten, np.random.default_rng(1)).recall(ten.at(0.5)).low == pytest.approx(10 / (10 + 1.959964**2))
 
 
 @st.composite
