@@ -38,9 +38,12 @@ _CONTRADICTION_LEFT = _APPEARANCE_LEFT = 4
 # Grey levels by which some cell of a patch must differ from the last one that was different; cells a patch is high.
 _CHANGED_BY = 7.0
 _CELLS_HIGH = 11
-# Share of the range of grey from the cut to full ink that makes a cell inked, and cells left beside those.
+# Share of the range of grey from the cut to full ink that makes a cell inked, share of a patch's height
+# from which on a column past the cut is a stroke, and cells left before and behind both: before them the width of a
+# digit, since a thin one that is not seen and cut off makes a number that is wrong and looks right.
 _INKED = 0.15
-_MARGIN_CELLS = 2
+_STROKE = 0.2
+_MARGIN_CELLS = (6, 2)
 # Readings in a row that may be taken over from a picture that did not change, before one is made after all.
 _TAKEN_OVER = 2
 # A counter moves at least so far, metres, and shows so many numbers; without its unit it must also keep its direction.
@@ -247,7 +250,7 @@ class Band:
 
 def trimmed(patch: Gray) -> Gray:
     """The columns of a patch, uint8 [h, w], that have letters in them and some beside: reading takes time by width."""
-    return patch[:, Ink(patch).columns]
+    return patch[:, Ink(patch).columns_of(patch)]
 
 
 class Ink:
@@ -266,13 +269,19 @@ class Ink:
         self._side = max(2, patch.shape[0] // _CELLS_HIGH)
         self._cells = self._mean_by_cell(patch)
 
-    @property
-    def columns(self) -> slice:
-        """Columns from the first to the last that has ink in it, with a margin; all of them if none has."""
-        inked = np.flatnonzero((np.abs(self._cells - self._cut) > _INKED * self._range).any(axis=0))
+    def columns_of(self, patch: Gray) -> slice:
+        """Columns from the first to the last of its own patch with ink in it, with a margin; all if none has.
+
+        Either by cells or by the height of what is past the cut: a leading 1 may be a line one pixel wide.
+        """
+        by_cell = (np.abs(self._cells - self._cut) > _INKED * self._range).any(axis=0)
+        past = patch > self._cut if self._are_bright else patch < self._cut
+        is_stroke = past.sum(axis=0) >= _STROKE * len(patch)
+        inked = np.union1d(np.flatnonzero(np.repeat(by_cell, self._side)), np.flatnonzero(is_stroke))
         if not len(inked):
             return slice(None)
-        return slice(max(0, (inked[0] - _MARGIN_CELLS) * self._side), (inked[-1] + 1 + _MARGIN_CELLS) * self._side)
+        left, right = (cells * self._side for cells in _MARGIN_CELLS)
+        return slice(max(0, int(inked[0]) - left), int(inked[-1]) + 1 + right)
 
     def differs(self, patch: Gray) -> bool:
         """Whether another patch of the same place has other letters."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from serving.errors import ConfigError
 
@@ -24,8 +23,6 @@ from serving.errors import ConfigError
 _DETECTION_SIDE = 416
 # Least width over height that a patch is padded to: a counter is short, and time rises with width.
 _NARROWEST = (3, 48, 64)
-# Width to which a patch is squeezed, as a share: it is read as surely as at its own, at 0.65 no longer.
-_SQUEEZED = 0.8
 _REMEDY = "reading distances off the picture needs RapidOCR: pip install 'pipeprobe[osd]', or take --distance none"
 
 
@@ -94,7 +91,7 @@ class TextReader:
 
     def read(self, patch: NDArray[np.uint8]) -> tuple[str, float]:
         """The one line of text in a patch, uint8 [H, W], and the confidence in it, 0 to 1; empty if there is none."""
-        found = self._engine(_three_channels(_squeezed(patch)), use_det=False, use_cls=False, use_rec=True)
+        found = self._engine(_three_channels(patch), use_det=False, use_cls=False, use_rec=True)
         if not found.txts:
             return "", 0.0
         return str(found.txts[0]), float(found.scores[0])
@@ -103,12 +100,6 @@ class TextReader:
 def _line(text: str, corners: NDArray[np.floating]) -> Line:
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     return Line(text=str(text), left=int(left), top=int(top), right=int(np.ceil(right)), bottom=int(np.ceil(bottom)))
-
-
-def _squeezed(patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    high, wide = patch.shape
-    narrow = Image.fromarray(patch).resize((max(1, round(_SQUEEZED * wide)), high), Image.Resampling.BOX)
-    return np.asarray(narrow)
 
 
 def _three_channels(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from support.counter_videos import course_m, with_counter
 
 from serving.inspections.distance import Place
 from serving.inspections.osd import CounterReader
+from serving.inspections.osd_band import trimmed
 from serving.inspections.text_reader import Line, TextReader, text_reader
 
 TIMES_S = [i / 2 for i in range(48)]
@@ -136,6 +137,16 @@ def test_readings_stay_rare_after_something_was_amiss(reader: TextReader) -> Non
     assert n_read[-1] - n_read[100] <= 4  # 80 s, 20 s apart
     places = counter.places(times_s)
     assert all(place.distance_m is not None for place in places[140:])
+
+
+def test_trimming_leaves_room_for_a_thin_leading_digit_that_hardly_shows() -> None:
+    """A 1 that is cut off leaves a number that looks right and is 10 m wrong."""
+    patch = np.full((44, 120), 120, np.uint8)
+    patch[8:36, 40:44] = 40  # a letter 4 wide
+    patch[8:36, 24] = 105  # and before it, a digit's width away, one that hardly shows
+    kept = trimmed(patch)
+    assert (kept == 105).any()
+    assert kept.shape[1] < patch.shape[1] / 2
 
 
 def test_pictures_that_change_size_are_searched_anew(reader: TextReader) -> None:
