@@ -12,6 +12,8 @@ class PromotionMetrics:
         self._promotions = Counter(
             "pipeprobe_promotions", "Changes of the default, by outcome", ("outcome",), registry=registry
         )
+        for outcome in ("ok", "failed"):
+            self._promotions.labels(outcome)  # there from the start, so that the first change is an increase
         self._default = Gauge(
             "pipeprobe_default_pair",
             "Workers that answer with this version where no pair is named",

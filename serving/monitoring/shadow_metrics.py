@@ -12,6 +12,7 @@ from serving.pairs.manifest import Manifest
 
 _DIFFERENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _PAIR = ("pair", "version")
+_REASONS = ("queue-full", "failed", "image-size")
 _AGAINST = (*_PAIR, "default_pair", "default_version")
 
 
@@ -49,6 +50,8 @@ class ShadowFamilies:
     def of(self, candidate: Manifest) -> ShadowMetrics:
         """The metrics of one shadow."""
         self.workers.labels(candidate.name, candidate.version).set(1)
+        for reason in _REASONS:
+            self.dropped.labels(candidate.name, candidate.version, reason)  # there from the start
         return ShadowMetrics(self, candidate)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from support.live_service import ROOT, live_service
-from support.tiny_pair import add_reference, random_frames, write_tiny_pair
+from support.tiny_pair import PROBE_BIAS, add_reference, random_frames, write_tiny_pair
+from support.video_files import red_between, write_pal
+from support.video_jobs import wait_for_end
 
 DEPLOY = ROOT / "serving" / "deploy"
 DEADLINE_S = 3.0
@@ -27,11 +30,17 @@ _METRIC = re.compile(r"\bpipeprobe_[a-z0-9_]+")
 
 @contextmanager
 def observed_service(models: Path) -> Iterator[str]:
-    """Serve the tiny pair with a reference from `models`; yields the URL after 500 steady frames and some refusals."""
+    """Serve the tiny pair with a reference and a shadow from `models`; yields the URL after some of every traffic.
+
+    That is 500 steady frames, some refusals and a video job.
+    """
     add_reference(write_tiny_pair(models), random_frames(2000, seed=1))
-    with live_service(models=models, settings={"deadline_s": DEADLINE_S, "drift_window_frames": 1000}) as url:
+    write_tiny_pair(models, name="candidate", bias=PROBE_BIAS + 0.5, default=False)
+    settings = {"deadline_s": DEADLINE_S, "drift_window_frames": 1000, "shadow": "candidate"}
+    with live_service(models=models, settings=settings) as url:
         send_frames(url, random_frames(500, seed=2))
         send_refused(url)
+        send_video(url)
         yield url
 
 
@@ -40,6 +49,15 @@ def send_frames(url: str, frames: NDArray[np.uint8]) -> None:
     for start in range(0, len(frames), BATCH):
         files = [("files", ("f.png", png(frame), "image/png")) for frame in frames[start : start + BATCH]]
         assert httpx.post(f"{url}/v1/score/batch", files=files, timeout=30).status_code == 200
+
+
+def send_video(url: str) -> None:
+    """A video job, and wait for its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        video = write_pal(Path(folder) / "run.mpg", red_between(1.0, 2.0), seconds=3)
+        sent = httpx.post(f"{url}/v1/videos", files={"file": ("run.mpg", video.read_bytes())}, timeout=30)
+    assert sent.status_code == 202, sent.text
+    assert wait_for_end(url, sent.json())["state"] == "done"
 
 
 def through_new_camera(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

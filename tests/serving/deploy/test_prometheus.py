@@ -29,6 +29,7 @@ from support.observed_service import (
     observed_service,
     send_frames,
     send_refused,
+    send_video,
     through_new_camera,
 )
 from support.tiny_pair import random_frames
@@ -126,8 +127,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             _wait_until_ready(found, process, folder / "log")
             with traffic(service, found.new_camera):
                 time.sleep(WARM_UP_S / 2)
-                # A refusal that the first scrape has not seen yet, so that its rate is not 0 for ever.
+                # A refusal and a job that the first scrape has not seen yet, so that their rates are not 0 for ever.
                 send_refused(service)
+                send_video(service)
                 time.sleep(WARM_UP_S / 2)
                 yield found
 
