@@ -21,8 +21,10 @@ from serving.devices import (
     parse_device,
     providers_for,
 )
+from serving.durable import sha256_file
 from serving.errors import DeviceError, PairInvalidError
 from serving.pairs.manifest import OUTPUTS, Manifest
+from serving.pairs.pair_index import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from serving.pairs.pair import Pair
@@ -101,6 +103,8 @@ class Scorer:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be positive, got {threads}")
         self.pair = pair
+        # It names the SHA-256 of every other file of the pair.
+        self.manifest_sha256 = sha256_file(pair.path / MANIFEST_FILE)
         self._device = parse_device(device)
         self.device = str(self._device)
         self.variant = variant or default_variant(pair.manifest, self._device)
@@ -115,6 +119,10 @@ class Scorer:
         self.provider: str = self._session.get_providers()[0]
         _check_graph(self._session, pair.manifest, self.variant)
         self._buffered = _buffered_runs(self._session, pair.manifest, self._device) if cuda_graphs else None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.pair.manifest
 
     def score(self, frames: NDArray[np.uint8]) -> Scores:
         """Score frames, uint8 [N, S, S, 3], for any N including 0.

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from serving.client.core import Batching, Core, Gathering, Options, Progress, headers_of
 from serving.client.errors import ClientError
 from serving.client.exchange import Outcome, Pause, Reply, Send, Steps, T, headers_of_call
 from serving.client.frames import FrameLike, Payload, batches_of, payload_of
-from serving.client.results import Failure, Model, Score
+from serving.client.results import Failure, Model, PairFacts, Score
 from serving.client.retries import Retries
 from serving.client.videos import (
     VideoJob,
@@ -163,6 +165,21 @@ class AsyncClient:
     async def cancel_video(self, job_id: str) -> None:
         """End a job that waits or runs; delete one that has ended, with its results."""
         await self._run(cancel_video(self._core, job_id))
+
+    async def score_raw(
+        self,
+        frames: NDArray[np.uint8],
+        *,
+        pair: str | None = None,
+        version: str | None = None,
+        evidence: bool = False,
+    ) -> list[Score]:
+        """A score for each frame, uint8 [N, S, S, 3] at the pair's size S: decoded and resized by the caller."""
+        return await self._run(self._core.score_raw(frames, Options(pair=pair, version=version, evidence=evidence)))
+
+    async def pair_facts(self, name: str, version: str | None = None) -> PairFacts:
+        """What a served pair says of itself: its manifest, and what scores with it."""
+        return await self._run(self._core.pair_facts(name, version))
 
     async def models(self) -> list[Model]:
         """The pairs that are served."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from serving.client.errors import (
     BadAnswerError,
@@ -20,7 +25,7 @@ from serving.client.errors import (
 )
 from serving.client.exchange import Call, Steps, exchange, json_of
 from serving.client.frames import FrameLike, Payload
-from serving.client.results import Failure, Model, Score, score_of
+from serving.client.results import Failure, Model, PairFacts, Score, score_of
 from serving.client.retries import Retries
 
 Progress = Callable[[int, int | None], None]
@@ -116,10 +121,52 @@ class Core:
         except (ConnectionFailedError, TimedOutError, UnavailableError) as error:
             return _failures(payloads, error)
         body = json_of(reply)
-        results = body.get("results")
-        if not isinstance(results, list) or [r.get("index") for r in results] != list(range(len(payloads))):
-            raise BadAnswerError(f"the answer does not hold the {len(payloads)} frames that were sent, in order")
+        results = _results_of(body, len(payloads))
         return [_outcome(result, body, payload) for result, payload in zip(results, payloads, strict=True)]
+
+    def score_raw(self, frames: NDArray[np.uint8], options: Options) -> Steps[list[Score]]:
+        """A score for each of the frames [N, S, S, 3]; those of the service's smaller requests are sent in halves."""
+        if not len(frames):
+            return []
+        call = Call(
+            method="POST",
+            path="/v1/score/raw",
+            params=options.params(),
+            headers={"content-type": _OCTETS},
+            content=_npy_of(frames),
+        )
+        try:
+            reply = yield from exchange(call, deadline_s=self.deadline_s, retries=self.retries)
+        except FrameRefusedError as error:
+            if error.status != 413 or len(frames) == 1:
+                raise
+            half = len(frames) // 2
+            first = yield from self.score_raw(frames[:half], options)
+            second = yield from self.score_raw(frames[half:], options)
+            return first + second
+        body = json_of(reply)
+        outcomes = [_outcome(result, body, Payload(name="", data=b"")) for result in _results_of(body, len(frames))]
+        scores = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            scores.append(outcome)
+        return scores
+
+    def pair_facts(self, name: str, version: str | None) -> Steps[PairFacts]:
+        path = f"/v2/models/{quote(name, safe='')}"
+        path += f"/versions/{quote(version, safe='')}" if version else ""
+        reply = yield from exchange(self._get(path), deadline_s=self.deadline_s, retries=self.retries)
+        try:
+            about = json_of(reply)["properties"]
+            return PairFacts(
+                manifest=dict(about["manifest"]),
+                manifest_sha256=str(about["manifest_sha256"]),
+                variant=str(about["variant"]),
+                device=str(about["device"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadAnswerError(f"the answer describes no pair as this release does: {error!r}") from error
 
     def models(self) -> Steps[list[Model]]:
         reply = yield from exchange(self._get("/v2/models"), deadline_s=self.deadline_s, retries=self.retries)
@@ -176,6 +223,19 @@ def headers_of(api_key: str | None) -> dict[str, str]:
             raise ValueError("the API key is empty or holds characters that no key has")
         headers["authorization"] = f"Bearer {api_key}"
     return headers
+
+
+def _npy_of(frames: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(frames), allow_pickle=False)
+    return file.getvalue()
+
+
+def _results_of(body: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    results = body.get("results")
+    if not isinstance(results, list) or [r.get("index") for r in results] != list(range(n)):
+        raise BadAnswerError(f"the answer does not hold the {n} frames that were sent, in order")
+    return results
 
 
 def _outcome(result: Mapping[str, object], about: Mapping[str, object], payload: Payload) -> Score | Failure:

@@ -51,6 +51,16 @@ class Model:
     default: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairFacts:
+    """What a served pair is: its manifest as JSON, that file's SHA-256, and the variant and device that score."""
+
+    manifest: Mapping[str, Any] = field(repr=False)
+    manifest_sha256: str
+    variant: str
+    device: str
+
+
 def score_of(result: Mapping[str, Any], about: Mapping[str, Any], name: str) -> Score:
     """A frame's members of an answer, and those that the whole answer has in common, as a `Score`."""
     try:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from serving.errors import ConfigError
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
+from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
@@ -23,6 +27,9 @@ from serving.inspections.videos import find_videos, score_videos
 from serving.pairs.golden import verify_golden
 from serving.pairs.pair import find_pair, models_root
 from serving.scorer import Scorer
+
+if TYPE_CHECKING:
+    from serving.inspections.remote_scorer import RemoteScorer
 
 _DEFAULTS = VideoSettings()
 
@@ -80,6 +87,13 @@ _DEFAULTS = VideoSettings()
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision.  [default: int8 on a CPU, fp16 on a GPU, where the pair has it, else fp32]",
 )
+@click.option("--server", metavar="URL", help="Have the frames scored by the service at URL instead of here.")
+@click.option(
+    "--api-key",
+    envvar="PIPEPROBE_API_KEY",
+    show_envvar=True,
+    help="Key for --server; better given by the variable, which no list of processes shows.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -95,6 +109,8 @@ def command(
     recursive: bool,
     device: str,
     variant: str | None,
+    server: str | None,
+    api_key: str | None,
 ) -> None:
     """Score inspection videos: files, or folders of them. Writes a folder per video and a summary to OUT.
 
@@ -107,6 +123,7 @@ def command(
     Examples:
       pipeprobe videos inspections/ --out findings/
       pipeprobe videos run-17.mpg --out findings/ --every 0.2 --operating-point recall_95
+      pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
     """
     settings = VideoSettings(
         every_s=every_s,
@@ -120,10 +137,13 @@ def command(
     elif distance == "auto" and not is_installed():
         click.echo("distances are not read off the pictures: that needs pip install 'pipeprobe[osd]'", err=True)
     videos = find_videos(paths, recursive=recursive)
-    pair = find_pair(models or models_root(), pair_name)
-    scorer = Scorer(pair, device=device, variant=variant)
-    verify_golden(scorer)
-    with _Bars(len(videos)) as bars:
+    with ExitStack() as stack:
+        if server is None:
+            scorer: FrameScorer = _local_scorer(models, pair_name, device, variant)
+        else:
+            _refuse_beside_server(ctx)
+            scorer = stack.enter_context(_remote_scorer(server, pair_name, variant, api_key))
+        bars = stack.enter_context(_Bars(len(videos)))
         results = score_videos(
             videos,
             out,
@@ -133,14 +153,35 @@ def command(
             on_sample=bars.on_sample,
             on_done=bars.on_done,
         )
-    point = pair.manifest.operating_point(operating_point)
+    point = scorer.manifest.operating_point(operating_point)
     _print_table(
         results,
-        f"{pair.name} {pair.version} ({scorer.variant} on {scorer.device}), "
+        f"{scorer.manifest.name} {scorer.manifest.version} ({scorer.variant} on {scorer.device}), "
         f"{point.name}: a finding opens at {point.threshold:.3f}",
     )
     click.echo(f"written to {out}; open {out / INDEX_FILE}")
     ctx.exit(_report_failures(results))
+
+
+def _local_scorer(models: Path | None, pair_name: str | None, device: str, variant: str | None) -> Scorer:
+    scorer = Scorer(find_pair(models or models_root(), pair_name), device=device, variant=variant)
+    verify_golden(scorer)
+    return scorer
+
+
+def _remote_scorer(server: str, pair_name: str | None, variant: str | None, api_key: str | None) -> RemoteScorer:
+    try:
+        # httpx is not part of what scores here.
+        from serving.inspections.remote_scorer import RemoteScorer
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--server needs {error.name}: pip install 'pipeprobe[client]'") from error
+    return RemoteScorer(server, reference=pair_name, variant=variant, api_key=api_key)
+
+
+def _refuse_beside_server(ctx: click.Context) -> None:
+    for name in ("models", "device"):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"--{name} is the service's to choose where --server is named: leave it out")
 
 
 class _Bars:

@@ -78,6 +78,9 @@ async def model_metadata(request: Request) -> Response:
                 "default_operating_point": manifest.default_operating_point,
                 "operating_points": {name: point.to_json() for name, point in manifest.operating_points.items()},
                 "metrics": [metric.to_json() for metric in manifest.metrics],
+                # What a batch that is scored over HTTP must know, and is known by.
+                "manifest": manifest.to_json(),
+                "manifest_sha256": scorer.manifest_sha256,
             },
         }
     )

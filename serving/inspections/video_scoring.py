@@ -22,15 +22,15 @@ from serving.formats.observation import Origin
 from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
 from serving.inspections.distance import Place
 from serving.inspections.findings import FindingRules, find_findings, leave_for
+from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.locating import Locator, locator_for
 from serving.inspections.thumbnails import PeakPictures
 from serving.inspections.video import Sample, VideoInfo, VideoReader, unscored_stretches
 from serving.inspections.video_result import VideoResult, result_of, unscored_text
 from serving.inspections.video_settings import DistanceFrom, VideoSettings
-from serving.pairs.pair import MANIFEST_FILE, OperatingPoint
+from serving.pairs.manifest import OperatingPoint
 from serving.prefetch import prefetch
 from serving.report.write import write_video_report
-from serving.scorer import Scorer
 
 # Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
 _BATCH = 16
@@ -43,7 +43,7 @@ T = TypeVar("T")
 class Batch:
     """What all videos of one call share; `key` is all that, besides a video's content, decides what is found."""
 
-    scorer: Scorer
+    scorer: FrameScorer
     every_s: float
     point: OperatingPoint
     rules: FindingRules
@@ -55,12 +55,12 @@ class Batch:
     @classmethod
     def of(
         cls,
-        scorer: Scorer,
+        scorer: FrameScorer,
         settings: VideoSettings,
         on_start: Callable[[Path, VideoInfo], None],
         on_sample: Callable[[Path, float], None],
     ) -> Batch:
-        point = scorer.pair.manifest.operating_point(settings.operating_point)
+        point = scorer.manifest.operating_point(settings.operating_point)
         rules = FindingRules(
             enter=point.threshold,
             leave=leave_for(point.threshold),
@@ -68,10 +68,10 @@ class Batch:
             join_gap_s=settings.join_gap_s,
         )
         key = {
-            "pair": scorer.pair.name,
-            "pair_version": scorer.pair.version,
+            "pair": scorer.manifest.name,
+            "pair_version": scorer.manifest.version,
             # The manifest names the SHA-256 of every other file of the pair.
-            "pair_sha256": sha256_file(scorer.pair.path / MANIFEST_FILE),
+            "pair_sha256": scorer.manifest_sha256,
             "variant": scorer.variant,
             "device": scorer.device.partition(":")[0],
             "operating_point": point.name,
@@ -95,7 +95,7 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
     """Score a video into `folder` unless that was done before; one that cannot be read is a result that says so."""
     sha256 = ""
     try:
-        reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.pair.manifest.image_size)
+        reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.manifest.image_size)
         sha256 = _sha256(video)
         locator = locator_for(video, batch.distance)
         result = _kept(video, folder, sha256, locator, batch)
@@ -145,7 +145,7 @@ def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch
 
 def _score(reader: VideoReader, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult:
     started_s = time.monotonic()
-    calibration = batch.scorer.pair.manifest.calibration
+    calibration = batch.scorer.manifest.calibration
     with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
         frames, places = _score_samples(reader, peaks, locator, batch)
         # A video with fewer frames than were asked for is sampled at its own pace.
@@ -209,8 +209,8 @@ def _origin(about: Mapping[str, Any], batch: Batch) -> Origin:
         video_sha256=about["video_sha256"],
         operating_point=batch.point.name,
         threshold=batch.point.threshold,
-        pair=batch.scorer.pair.name,
-        pair_version=batch.scorer.pair.version,
+        pair=batch.scorer.manifest.name,
+        pair_version=batch.scorer.manifest.version,
         unscored=unscored_text(about["unscored"]),
     )
 

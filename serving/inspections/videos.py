@@ -19,12 +19,12 @@ from serving.durable import sha256_file
 from serving.errors import ConfigError
 from serving.inspections.batch_files import remove_manifest, write_manifest, write_summary
 from serving.inspections.deliverables import read_findings
+from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo
 from serving.inspections.video_result import VideoResult
 from serving.inspections.video_scoring import Batch, score_or_fail
 from serving.inspections.video_settings import VideoSettings
 from serving.report.write import write_index
-from serving.scorer import Scorer
 
 _SUMMARY_EVERY_S = 10.0
 
@@ -101,7 +101,7 @@ def _is_free_for(video: Path, folder: Path) -> bool:
 def score_videos(
     videos: Sequence[Path],
     out: Path,
-    scorer: Scorer,
+    scorer: FrameScorer,
     settings: VideoSettings,
     *,
     on_start: Callable[[Path, VideoInfo], None] = lambda video, info: None,
