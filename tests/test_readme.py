@@ -104,6 +104,31 @@ def test_the_other_results_are_those_that_were_measured() -> None:
         assert with_interval(difficulty[classifier]) in README
 
 
+def percent(measured: dict[str, float]) -> str:
+    value, low, high = (round(100 * measured[key]) for key in ("value", "low", "high"))
+    return f"{value} % ({low} to {high})"
+
+
+def test_what_is_left_to_watch_is_what_was_measured() -> None:
+    found = json.loads((RECORDS / "review-curve" / "evaluation.json").read_text())
+    assert f"on {found['inspections']} simulated inspections" in README
+    assert f"({found['metres']:.1f} m of pipe, {found['events']} events" in README
+    for name, at in {"balanced (default)": found["chosen"], **{mark["name"]: mark for mark in found["marks"]}}.items():
+        false = "{value:.1f} ({low:.1f} to {high:.1f})".format(**at["false_per_100m"])
+        row = f"| {name} | {percent(at['recall'])} | {false} | {percent(at['watched_share'])} |"
+        assert (row in README) == (name != "recall_99")
+    for each in found["to_catch"]:
+        assert percent(each["share"]).replace(" %", " m", 1) in README.replace("\n", " ")
+
+
+def test_the_distances_are_those_that_were_measured() -> None:
+    summary = json.loads((RESULTS / "benchmarks" / "osd-distance.json").read_text())["summary"]
+    text = README.replace("\n", " ")
+    assert f"{100 * summary['within']:.1f} % of the distances given were within 0.1 m" in text
+    assert f"{100 * summary['confident']:.1f} % of the legible frames got one" in text
+    assert f"it took {100 * summary['cost']:.1f} % more processor time" in text
+
+
 def mean_and_spread(values: list[float]) -> str:
     mean = f"{statistics.mean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
