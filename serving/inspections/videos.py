@@ -2,6 +2,7 @@
 
     OUT/<video>/...    see `serving.inspections.deliverables`
     OUT/...            see `serving.inspections.batch_files`
+    OUT/.locks/...     who works on what: several processes may share a batch, each video is scored by one of them
 
 A video that is done is known by its content, the pair and the settings, and is not scored again; a page that a kill
 left missing or old is written by the next call. One that fails is reported and does not stop the others. The videos
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError
+from serving.file_lock import locked
 from serving.inspections.batch_files import remove_manifest, write_manifest, write_summary
 from serving.inspections.deliverables import read_findings
 from serving.inspections.frame_scorer import FrameScorer
@@ -25,6 +27,8 @@ from serving.inspections.video_result import VideoResult
 from serving.inspections.video_scoring import Batch, score_or_fail
 from serving.inspections.video_settings import VideoSettings
 from serving.report.write import write_index
+
+LOCKS = ".locks"
 
 _SUMMARY_EVERY_S = 10.0
 
@@ -119,20 +123,48 @@ def score_videos(
         on_done: called with each video's result.
     """
     batch = Batch.of(scorer, settings, on_start, on_sample)
-    results: list[VideoResult] = []
+    done: dict[int, VideoResult] = {}
     started_s = written_s = time.monotonic()
     try:
         remove_manifest(out)
-        for video, folder in zip(videos, output_folders(videos, out), strict=True):
-            result = score_or_fail(video, folder, batch)
-            results.append(result)
-            on_done(result)
+        for place, video, folder in _turns(videos, output_folders(videos, out), out):
+            done[place] = score_or_fail(video, folder, batch) if _is_free_for(video, folder) else _taken(video, folder)
+            on_done(done[place])
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
-                write_summary(out, results, batch.key)
+                write_summary(out, _in_order(done), batch.key)
                 written_s = time.monotonic()
+        results = _in_order(done)
         write_summary(out, results, batch.key)
         write_index(out)
         write_manifest(out, results, batch.key, seconds=time.monotonic() - started_s)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return results
+
+
+def _turns(videos: Sequence[Path], folders: Sequence[Path], out: Path) -> Iterator[tuple[int, Path, Path]]:
+    """Place, video and folder of each in turn, held while the caller has it.
+
+    What another process works on comes last, when there is nothing else to do; by then it is likely done.
+    """
+    later = []
+    for turn in enumerate(zip(videos, folders, strict=True)):
+        place, (video, folder) = turn
+        with locked(out / LOCKS / folder.name, wait=False) as mine:
+            if mine:
+                yield place, video, folder
+            else:
+                later.append(turn)
+    for place, (video, folder) in later:
+        with locked(out / LOCKS / folder.name, wait=True):
+            yield place, video, folder
+
+
+def _taken(video: Path, folder: Path) -> VideoResult:
+    """Of a video whose folder another process has given to another video of that name since this call began."""
+    reason = f"{folder} was taken by another video of this name meanwhile: run the command again"
+    return VideoResult(video=str(video), status="failed", folder=folder, video_sha256="", reason=reason)
+
+
+def _in_order(done: Mapping[int, VideoResult]) -> list[VideoResult]:
+    return [done[place] for place in sorted(done)]

@@ -6,13 +6,13 @@ STUDY/pretrained/<method>-<encoder>-s<seed>/features/   of every pack, until the
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from serving.durable import write_bytes_atomic
+from serving.file_lock import locked
 from training import runs
 from training.features import FEATURES
 from training.study.plan import LOCK, Experiment, StudySettings, experiments
@@ -28,9 +28,7 @@ def shared_folder(study: Path, experiment: Experiment) -> Path:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process works in the folder, and keep others out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / LOCK, wait=True):
         yield
 
 

@@ -8,7 +8,6 @@ STUDY/<id>/.lock             held by the process that works on it
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from serving.durable import write_json_atomic
 from serving.errors import ConfigError, DataError
+from serving.file_lock import locked
 from training import runs
 from training.backbones import Encoder
 from training.data.pack import open_pack
@@ -120,14 +120,8 @@ def open_data(folder: Path) -> StudyData:
 @contextmanager
 def claimed(folder: Path, experiment: Experiment) -> Iterator[bool]:
     """Hold the experiment for this process; yields False where another one has it."""
-    (folder / experiment.id).mkdir(parents=True, exist_ok=True)
-    with (folder / experiment.id / LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    with locked(folder / experiment.id / LOCK, wait=False) as mine:
+        yield mine
 
 
 def _refuse_other(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
