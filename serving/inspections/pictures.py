@@ -35,12 +35,14 @@ class Picture:
         sample_aspect: width over height of a pixel of the whole picture; PAL's are 16:15 or 64:45.
         is_field: whether `raw` is one field, so half as high as the picture.
         coded_size: width and height of the whole picture in the video, however much of it `raw` still holds.
+        rotation: degrees counterclockwise by which `raw` is to be turned, a multiple of 90 or ignored.
     """
 
     raw: VideoFrame
     sample_aspect: Fraction
     is_field: bool
     coded_size: tuple[int, int]
+    rotation: int = 0
 
     @property
     def is_keyframe(self) -> bool:
@@ -60,11 +62,11 @@ class Picture:
 
     @property
     def _lies_on_its_side(self) -> bool:
-        return int(self.raw.rotation) % 180 == 90
+        return self.rotation % 180 == 90
 
     def to_rgb(self) -> Frame:
         """uint8 [H, W, 3], upright, in the pixels of the video: what is resized for the scorer."""
-        return _upright(_to_array(self.raw), self.raw.rotation)
+        return _upright(_to_array(self.raw), self.rotation)
 
     def to_gray(self) -> NDArray[np.uint8]:
         """uint8 [H, W], upright, the lines of a field twice: what text is read off."""
@@ -73,14 +75,16 @@ class Picture:
             whole = np.empty((2 * gray.shape[0], gray.shape[1]), np.uint8)
             whole[0::2] = whole[1::2] = gray
             gray = whole
-        return _upright(gray, self.raw.rotation)
+        return _upright(gray, self.rotation)
 
     def to_display(self, max_side: int) -> Frame:
         """uint8 [H, W, 3], upright, in square pixels, the longer side at most `max_side`: for people."""
         width, height = display_size(self.raw.width, self.raw.height * (1 + self.is_field), self.sample_aspect)
         scale = min(1.0, max_side / max(width, height))
         width, height = (max(1, round(side * scale)) for side in (width, height))
-        return _upright(_to_array(self.raw.reformat(width=width, height=height, format="rgb24")), self.raw.rotation)
+        # By way of RGB: scaling `raw` would depend on where its chroma lies, which is lost between processes.
+        whole = VideoFrame.from_ndarray(_to_array(self.raw), format="rgb24")
+        return _upright(_to_array(whole.reformat(width=width, height=height)), self.rotation)
 
 
 def display_size(width: int, height: int, sample_aspect: Fraction) -> tuple[int, int]:
@@ -103,7 +107,7 @@ class PictureTaker:
 
     def take(self, frame: VideoFrame) -> Picture:
         """The picture, or its top field, sharing the decoder's memory."""
-        coded_size = frame.width, frame.height
+        coded_size, rotation = (frame.width, frame.height), int(frame.rotation)
         is_field = frame.interlaced_frame and frame.height >= 4
         if is_field:
             if self._field is None or not self._field.fits(frame):
@@ -113,7 +117,13 @@ class PictureTaker:
             shrink = (_MAX_HELD_PIXELS / (frame.width * frame.height)) ** 0.5
             # Both sides by the same factor up to a pixel, so the aspect stays.
             frame = frame.reformat(width=2 * int(frame.width * shrink / 2), height=2 * int(frame.height * shrink / 2))
-        return Picture(raw=frame, sample_aspect=self._sample_aspect, is_field=is_field, coded_size=coded_size)
+        return Picture(
+            raw=frame,
+            sample_aspect=self._sample_aspect,
+            is_field=is_field,
+            coded_size=coded_size,
+            rotation=rotation,
+        )
 
 
 class _FieldFilter:

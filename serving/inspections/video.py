@@ -14,20 +14,19 @@ except for pictures that no other one refers to, which the decoder skips. It nev
 a seek a sample costs more than decoding everything. `strategy` says which of the two was used.
 
 **Counts.** Every picture that the container delivers meets exactly one fate: decoded, skipped or corrupt. Corrupt
-ones (the decoder refuses them or flags the result) are never handed out; their times are reported.
+ones (the decoder refuses them or flags the result) are never handed out; their times are reported. A reader that goes
+on where another one was lost (`Resume`) leaves those in between without a fate: they are lost.
 
 Shape legend: S side of the square frame.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import av
 from av.container import InputContainer
@@ -38,13 +37,14 @@ from av.video.stream import VideoStream
 from serving.errors import VideoError
 from serving.frames import Frame, resize_frame
 from serving.inspections.pictures import Picture, PictureTaker, sample_aspect_of
-from serving.inspections.video_decoding import TOLERANCE_S, Candidate, Clock, Decoder, Ledger, Stretch, Ticket, plan
+from serving.inspections.video_counts import Counts, Resume, Stretch, Tally
+from serving.inspections.video_decoding import TOLERANCE_S, Candidate, Clock, Decoder, Ticket, plan
 
 __all__ = [
     "VIDEO_SUFFIXES",
     "Counts",
+    "Resume",
     "Sample",
-    "Strategy",
     "Stretch",
     "VideoInfo",
     "VideoReader",
@@ -64,10 +64,7 @@ VIDEO_SUFFIXES = frozenset(
 # and picture files count as videos for it.
 _CONTAINERS = "mpeg,mpegts,mpegvideo,m4v,h264,hevc,mov,avi,asf,matroska,flv,mxf,dv,ogg"
 
-Strategy = Literal["keyframes", "sequential", "mixed"]
-
 _COPY_AGAIN = "copy it again from where it was recorded"
-_MIXED_FROM = 0.1  # share of the pictures read the rarer way, above which both ways are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,34 +100,6 @@ class Sample:
     picture: Picture
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What became of a video's pictures; `pictures == decoded + skipped + corrupt` and `sampled <= decoded`.
-
-    Attributes:
-        strategy: see the module; `mixed` if more than a tenth of the pictures was read the rarer way.
-        pictures: coded pictures that the container delivered.
-        sampled: how many were handed out.
-        skipped: not decoded, because nothing needed them.
-        corrupt_stretches: when the corrupt ones are; neighbours are joined.
-        keyframe_spacing_s: median time between keyframes; None with fewer than two.
-        spacing_s, longest_gap_s: median and largest time between samples; None with fewer than two.
-        last_picture_s: time of the last picture that the container delivered.
-    """
-
-    strategy: Strategy
-    pictures: int
-    decoded: int
-    sampled: int
-    skipped: int
-    corrupt: int
-    corrupt_stretches: tuple[Stretch, ...]
-    keyframe_spacing_s: float | None
-    spacing_s: float | None
-    longest_gap_s: float | None
-    last_picture_s: float
-
-
 def open_video(path: Path) -> VideoInfo:
     """Read what the video declares. Raises `VideoError`, naming the file and the remedy, if it is none."""
     with _open(path) as container:
@@ -158,18 +127,24 @@ class VideoReader:
     pictures can be decoded.
     """
 
-    def __init__(self, path: Path, *, every_s: float, size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        every_s: float,
+        size: int,
+        resume: Resume | None = None,
+        on_picture: Callable[[], None] = lambda: None,
+    ) -> None:
         if not every_s > 0 or size < 1:
             raise ValueError(f"every_s and size must be positive, got {every_s} and {size}")
         self.path = path
         self.info = open_video(path)
         self._every_s = every_s
         self._size = size
-        self._ledger = Ledger()
-        self._times_s: list[float] = []
-        self._keyframe_times_s: list[float] = []
-        self._n_in_sequence = 0
-        self._last_picture_s = 0.0
+        self._resume = resume
+        self._on_picture = on_picture  # called with every coded picture, a sign of life
+        self.tally = Tally()
 
     def __iter__(self) -> Iterator[Sample]:
         with _open(self.path) as container:
@@ -178,11 +153,11 @@ class VideoReader:
             for candidate in self._chosen(container, stream):
                 assert candidate.frame is not None
                 picture, frame = self._convert(taker, candidate.frame)
-                self._times_s.append(candidate.time_s)
+                self.tally.times_s.append(candidate.time_s)
                 yield Sample(pts_s=candidate.time_s, frame=frame, picture=picture)
-        if not self._times_s:
+        if not self.tally.times_s and self._resume is None:
             raise VideoError(
-                f"{self.path}: none of its {self._ledger.received} pictures can be decoded; "
+                f"{self.path}: none of its {self.tally.ledger.received} pictures can be decoded; "
                 f"the file is damaged or was never finished: {_COPY_AGAIN}"
             )
 
@@ -199,33 +174,11 @@ class VideoReader:
     @property
     def counts(self) -> Counts:
         """What has become of the pictures so far."""
-        gaps = _gaps(self._times_s)
-        spacings = _gaps(self._keyframe_times_s)
-        return Counts(
-            strategy=self.strategy,
-            pictures=self._ledger.received,
-            decoded=self._ledger.decoded,
-            sampled=len(self._times_s),
-            skipped=self._ledger.skipped,
-            corrupt=self._ledger.corrupt,
-            corrupt_stretches=tuple(self._ledger.corrupt_stretches),
-            keyframe_spacing_s=statistics.median(spacings) if spacings else None,
-            spacing_s=statistics.median(gaps) if gaps else None,
-            longest_gap_s=max(gaps, default=None),
-            last_picture_s=self._last_picture_s,
-        )
-
-    @property
-    def strategy(self) -> Strategy:
-        """How the video has been read so far; see the module."""
-        share = self._n_in_sequence / max(1, self._ledger.received)
-        if min(share, 1 - share) > _MIXED_FROM:
-            return "mixed"
-        return "sequential" if share > 0.5 else "keyframes"
+        return self.tally.counts()
 
     def _chosen(self, container: InputContainer, stream: VideoStream) -> Iterator[Candidate]:
         """The pictures to sample, decoded: of the candidates, each that is the last before a gap over `every_s`."""
-        decoder = Decoder(stream, self._ledger, every_s=self._every_s, frame_rate=self.info.frame_rate)
+        decoder = Decoder(stream, self.tally.ledger, every_s=self._every_s, frame_rate=self.info.frame_rate)
         last_s: float | None = None
         held: Candidate | None = None
         for candidate in self._candidates(container, stream, decoder):
@@ -236,25 +189,37 @@ class VideoReader:
                         last_s = decoded.time_s
                         yield decoded
                 elif held.ticket is not None:
-                    self._ledger.settle(held.ticket, "skipped")
+                    self.tally.ledger.settle(held.ticket.time_s, "skipped")
             held = None if candidate.frame is None and candidate.ticket is None else candidate
         if held is not None and (decoded := _decode_held(held, decoder)) is not None:
             yield decoded
 
     def _candidates(self, container: InputContainer, stream: VideoStream, decoder: Decoder) -> Iterator[Candidate]:
         """Pictures that could be sampled, in order of time: keyframes of short groups, all of long ones."""
-        for ticket, mode in plan(self._tickets(container, stream), self._every_s):
+        for ticket, mode in plan(self._wanted(self._tickets(container, stream)), self._every_s):
             if mode == "skip":
-                self._ledger.settle(ticket, "skipped")
+                self.tally.ledger.settle(ticket.time_s, "skipped")
             elif mode == "alone":
                 yield from decoder.drain()
                 yield Candidate(time_s=ticket.time_s, ticket=ticket)
             else:
-                self._n_in_sequence += 1
+                self.tally.n_in_sequence += 1
                 if decoder.idle:  # once it is busy, a keyframe that is held could no longer be decoded alone
                     yield Candidate(time_s=ticket.time_s)
                 yield from decoder.send(ticket)
         yield from decoder.drain()
+
+    def _wanted(self, tickets: Iterator[Ticket]) -> Iterator[Ticket]:
+        """All, or those from the keyframe on at which a reader that goes on begins."""
+        resume, begins_s = self._resume, None
+        for ticket in tickets:
+            if resume is not None and begins_s is None:
+                if not ticket.is_keyframe or ticket.index < resume.index or ticket.time_s < resume.time_s:
+                    continue
+                begins_s = ticket.time_s
+            # What is shown before its keyframe refers to what was not decoded.
+            if begins_s is None or ticket.time_s >= begins_s:
+                yield ticket
 
     def _tickets(self, container: InputContainer, stream: VideoStream) -> Iterator[Ticket]:
         """The container's pictures in coding order, up to where the file stops being readable."""
@@ -268,22 +233,23 @@ class VideoReader:
                 return
             if packet is None:
                 return
+            self._on_picture()
             if packet.size == 0:  # end marker
                 continue
             time_s = clock.seconds(
                 presentation_s=_seconds(packet.pts, packet.time_base), decoding_s=_seconds(packet.dts, packet.time_base)
             )
-            self._last_picture_s = max(self._last_picture_s, time_s)
+            self.tally.last_picture_s = max(self.tally.last_picture_s, time_s)
             if packet.is_keyframe:
-                self._keyframe_times_s.append(time_s)
+                self.tally.keyframe_times_s.append(time_s)
             yield Ticket(
-                index=self._ledger.received,
+                index=self.tally.ledger.received,
                 time_s=time_s,
                 is_keyframe=packet.is_keyframe,
                 n_bytes=packet.size,
                 packet=packet,
             )
-            self._ledger.received += 1
+            self.tally.ledger.received += 1
 
 
 def _decode_held(held: Candidate, decoder: Decoder) -> Candidate | None:
@@ -291,10 +257,6 @@ def _decode_held(held: Candidate, decoder: Decoder) -> Candidate | None:
         return held
     frame = decoder.decode_alone(held.ticket)
     return None if frame is None else Candidate(time_s=held.time_s, frame=frame)
-
-
-def _gaps(times_s: list[float]) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(times_s)]
 
 
 def _seconds(stamp: int | None, time_base: Fraction) -> float | None:

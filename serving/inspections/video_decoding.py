@@ -8,7 +8,7 @@ times and fates never have to be guessed from the order in which frames come out
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from av.error import FFmpegError
@@ -16,28 +16,20 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from serving.inspections.video_counts import Ledger
+
 TOLERANCE_S = 1e-3
 """Times that differ by no more are the same: containers round to their time base, often 1 ms."""
 
 Mode = Literal["alone", "sequence", "skip"]
-Fate = Literal["decoded", "skipped", "corrupt"]
 
 _MAX_WAITING_BYTES = 64 * 2**20  # a group of pictures above this is decoded in sequence, whatever its length
 _MAX_REORDERING = 64  # pictures; a decoder that has not returned one after so many later ones never will
 _BACKWARD_JUMP_S = 1.0  # decoding times only rise; falling by more than this is a new recording
 _BEYOND_END_S = 10.0  # past the declared end, after which a time stamp is taken for damage
-_CORRUPT_JOIN_S = 1.0
 _USUAL_INTERVAL_S = 0.04
 # Of so many pictures in a row, some other one refers to at least one: encoders rarely put more than five between.
 _REFERENCE_WITHIN = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """A piece of a video's time, in seconds from its start."""
-
-    start_s: float
-    end_s: float
 
 
 @dataclass(kw_only=True)
@@ -61,31 +53,6 @@ class Candidate:
     time_s: float
     frame: VideoFrame | None = None
     ticket: Ticket | None = None
-
-
-@dataclass
-class Ledger:
-    """Counts pictures; each that was received is settled once, when its fate is known."""
-
-    received: int = 0
-    decoded: int = 0
-    skipped: int = 0
-    corrupt: int = 0
-    corrupt_stretches: list[Stretch] = field(default_factory=list)
-
-    def settle(self, ticket: Ticket, fate: Fate) -> None:
-        setattr(self, fate, getattr(self, fate) + 1)
-        if fate == "corrupt":
-            self._note_corrupt(ticket.time_s)
-
-    def _note_corrupt(self, time_s: float) -> None:
-        """Extend the latest stretch, or begin one; pictures come a little out of order."""
-        last = self.corrupt_stretches[-1] if self.corrupt_stretches else None
-        if last is not None and last.start_s - _CORRUPT_JOIN_S <= time_s <= last.end_s + _CORRUPT_JOIN_S:
-            joined = Stretch(start_s=min(last.start_s, time_s), end_s=max(last.end_s, time_s))
-            self.corrupt_stretches[-1] = joined
-        else:
-            self.corrupt_stretches.append(Stretch(start_s=time_s, end_s=time_s))
 
 
 class Clock:
@@ -241,7 +208,7 @@ class Decoder:
         if frame.is_corrupt:
             self._settle_corrupt(ticket)
             return
-        self._ledger.settle(ticket, "decoded")
+        self._ledger.settle(ticket.time_s, "decoded")
         if self._last_s is not None:
             # AVI stamps H.264 in coding order; a picture that seems to come too early must not turn time back.
             if ticket.time_s <= self._last_s:
@@ -257,13 +224,13 @@ class Decoder:
         for index in indices:
             ticket = self._in_flight.pop(index)
             if self._skipping and not ticket.is_keyframe:
-                self._ledger.settle(ticket, "skipped")
+                self._ledger.settle(ticket.time_s, "skipped")
             else:
                 self._settle_corrupt(ticket)
 
     def _settle_corrupt(self, ticket: Ticket) -> None:
         self._clean = False
-        self._ledger.settle(ticket, "corrupt")
+        self._ledger.settle(ticket.time_s, "corrupt")
 
     def _set_skipping(self, skipping: bool) -> None:
         self._skipping = skipping

@@ -25,9 +25,10 @@ from serving.inspections.findings import FindingRules, find_findings, leave_for
 from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.locating import Locator, locator_for
 from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import Sample, VideoInfo, VideoReader, unscored_stretches
+from serving.inspections.video import Sample, VideoInfo, unscored_stretches
 from serving.inspections.video_result import VideoResult, result_of, unscored_text
 from serving.inspections.video_settings import DistanceFrom, VideoSettings
+from serving.inspections.watched_reader import WatchedReader
 from serving.pairs.manifest import OperatingPoint
 from serving.prefetch import prefetch
 from serving.report.write import write_video_report
@@ -95,7 +96,7 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
     """Score a video into `folder` unless that was done before; one that cannot be read is a result that says so."""
     sha256 = ""
     try:
-        reader = VideoReader(video, every_s=batch.every_s, size=batch.scorer.manifest.image_size)
+        reader = WatchedReader(video, every_s=batch.every_s, size=batch.scorer.manifest.image_size)
         sha256 = _sha256(video)
         locator = locator_for(video, batch.distance)
         result = _kept(video, folder, sha256, locator, batch)
@@ -143,7 +144,7 @@ def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch
     return result_of(video, folder, "kept", earlier)
 
 
-def _score(reader: VideoReader, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult:
+def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult:
     started_s = time.monotonic()
     calibration = batch.scorer.manifest.calibration
     with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
@@ -165,7 +166,7 @@ def _score(reader: VideoReader, folder: Path, sha256: str, locator: Locator, bat
 
 
 def _score_samples(
-    reader: VideoReader, peaks: PeakPictures, locator: Locator, batch: Batch
+    reader: WatchedReader, peaks: PeakPictures, locator: Locator, batch: Batch
 ) -> tuple[Frames, dict[float, Place]]:
     """All samples with their scores, and where each was taken, by its time.
 
@@ -221,7 +222,7 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _describe(reader: VideoReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
+def _describe(reader: WatchedReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
     info, counts = reader.info, reader.counts
     unscored = unscored_stretches(times_s, step_s=step_s, info=info, counts=counts)
     return {

@@ -1,0 +1,103 @@
+"""A decoder that is really killed or stopped costs a stretch, which is reported, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from support.video_files import noise, write_h264, write_pal
+
+from serving.inspections.picture_wire import pack_sample, unpack_sample
+from serving.inspections.video import VideoReader
+from serving.inspections.watched_reader import WatchedReader
+
+LENGTH_S = 200.0
+
+
+@pytest.fixture(scope="module")
+def pal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pal(tmp_path_factory.mktemp("pal") / "pal.mpg", noise(0), seconds=LENGTH_S)
+
+
+def the_child() -> psutil.Process:
+    (child,) = psutil.Process().children()
+    return child
+
+
+@pytest.mark.parametrize("kind", ["pal", "h264"])
+def test_a_healthy_video_reads_as_without_a_child(kind: str, pal: Path, tmp_path: Path) -> None:
+    path = pal if kind == "pal" else write_h264(tmp_path / "x.mp4", noise(1), seconds=12)
+    plain, watched = (kind(path, every_s=0.5, size=32) for kind in (VideoReader, WatchedReader))
+    for a, b in zip(plain, watched, strict=True):
+        assert (a.pts_s, a.picture.is_keyframe) == (b.pts_s, b.picture.is_keyframe)
+        np.testing.assert_array_equal(a.frame, b.frame)
+        np.testing.assert_array_equal(a.picture.to_rgb(), b.picture.to_rgb())
+        np.testing.assert_array_equal(a.picture.to_gray(), b.picture.to_gray())
+        np.testing.assert_array_equal(a.picture.to_display(100), b.picture.to_display(100))
+    assert plain.counts == watched.counts
+    assert not psutil.Process().children()
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_a_lost_decoder_costs_a_stretch(blow: signal.Signals, pal: Path) -> None:
+    reader = WatchedReader(pal, every_s=0.5, size=224, hang_s=3)
+    times = []
+    for n, sample in enumerate(reader):
+        times.append(sample.pts_s)
+        if n == 5:
+            the_child().send_signal(blow)
+    counts = reader.counts
+    assert times == sorted(set(times))
+    assert times[-1] > LENGTH_S - 1
+    (stretch,) = counts.lost_stretches
+    assert stretch.start_s in times
+    assert stretch.end_s == times[times.index(stretch.start_s) + 1]
+    assert stretch.end_s - stretch.start_s < 2
+    assert counts.pictures == LENGTH_S * 25 == counts.decoded + counts.skipped + counts.corrupt + counts.lost
+    assert counts.sampled == len(times) <= counts.decoded
+    assert not psutil.Process().children()
+
+
+def test_a_decoder_that_dies_every_time_is_given_up(pal: Path) -> None:
+    reader = WatchedReader(pal, every_s=0.5, size=224)
+    times = []
+    for sample in reader:
+        times.append(sample.pts_s)
+        the_child().kill()
+    counts = reader.counts
+    assert times[-1] < LENGTH_S - 10
+    assert counts.lost_stretches[-1].start_s == times[-1]
+    assert counts.lost_stretches[-1].end_s > LENGTH_S - 1
+    assert counts.pictures == counts.decoded + counts.skipped + counts.corrupt + counts.lost
+
+
+def test_a_killed_parent_leaves_no_child(pal: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from serving.inspections.watched_reader import WatchedReader\n"
+        "samples = iter(WatchedReader(Path(sys.argv[1]), every_s=0.5, size=224)); next(samples)\n"
+        "print('reading', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(pal)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"reading\n"
+        (child,) = psutil.Process(parent.pid).children()
+        os.kill(parent.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_sample_survives_the_pipe_whatever_its_size(tmp_path: Path) -> None:
+    path = write_h264(tmp_path / "odd.mp4", noise(2, width=208, height=120), seconds=0.2)
+    for sample in VideoReader(path, every_s=0.04, size=16):
+        head, planes = pack_sample(sample)
+        there = unpack_sample(head, [bytearray(plane) for plane in planes])
+        np.testing.assert_array_equal(there.picture.to_rgb(), sample.picture.to_rgb())
