@@ -8,11 +8,13 @@ the rest of the video is given up. What was left out is counted as lost and repo
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from serving.errors import VideoError
@@ -23,6 +25,8 @@ from serving.inspections.video_counts import Counts, Ledger, Resume, Stretch, Ta
 HANG_S = 60.0
 """Seconds without a sign of life after which a decoder is taken to hang; one that lives gives one every second."""
 
+# A whole PAL picture, so that it takes one turn of either process and not ten.
+_PIPE_BYTES = 2**20
 _MAX_RESTARTS = 8
 _FIRST_SKIP_S = 1.0
 
@@ -134,6 +138,8 @@ class _Child:
         )
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
+        with suppress(OSError):  # the system allows less
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._hang_s = hang_s
 
     def read(self, n_bytes: int) -> bytearray:
