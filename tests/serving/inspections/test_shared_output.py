@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from support.tiny_pair import write_tiny_pair
 from support.video_files import noise, red_between, write_pal
+from support.written_files import contents
 
 from serving.file_lock import locked
-from serving.inspections.videos import LOCKS
 
 N_VIDEOS = 4
 WORKER = """
@@ -69,9 +69,8 @@ def worker(inputs: tuple[Path, Path], out: Path) -> Iterator[subprocess.Popen[st
 
 
 def written(out: Path) -> dict[str, bytes]:
-    """All deliverables; `timing.json` says how long it took, and locks hold nothing."""
-    files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    return {name: data for name, data in files.items() if name != "timing.json" and not name.startswith(LOCKS)}
+    """All deliverables; `timing.json` says how long it took."""
+    return {name: data for name, data in contents(out).items() if name != "timing.json"}
 
 
 def lines_of(process: subprocess.Popen[str]) -> list[str]:
