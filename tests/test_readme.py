@@ -168,6 +168,31 @@ def test_the_studys_table_is_that_of_its_records(row: str, on_resnet18: str, on_
 
 
 @pytest.mark.parametrize(
+    ("row", "method"),
+    [
+        ("SimCLR", "simclr"),
+        ("Barlow Twins", "barlow_twins"),
+        ("BYOL", "byol"),
+        ("DINO", "dino"),
+        ("`masked_conv` (in MAE's place)", "masked_conv"),
+        ("VICReg", "vicreg"),
+        ("LeJEPA", "lejepa"),
+        ("VISReg", "visreg"),
+        ("untrained", "random"),
+        ("supervised", "supervised"),
+        ("SimCLR, fine-tuned", "finetuned_simclr"),
+    ],
+)
+def test_the_table_of_all_methods_is_that_of_its_records(row: str, method: str) -> None:
+    found = {
+        line["defect_proportion"]: f"{float(line['auroc']):.3f}"
+        for line in records(RESULTS / "study-resnet18" / "results.csv")
+        if (line["method"], line["data"], line["threshold_rule"]) == (method, "test_natural", "published")
+    }
+    assert f"| {row} | {' | '.join(found[share] for share in ('0.01', '0.02', '0.05', '0.15'))} |" in README
+
+
+@pytest.mark.parametrize(
     ("row", "start", "method"),
     [
         ("untrained", "scratch", "random"),

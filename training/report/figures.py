@@ -96,9 +96,16 @@ def _proportion_panel(axes: Axes, grid: Grid, encoder: str, response: Readable) 
                 elinewidth=1.0,
                 capsize=0,
             )
+    if not axes.has_data():
+        _say_no_runs(axes)
     axes.set_xticks(range(len(grid.proportions)), [proportion_label(share) for share in grid.proportions])
     axes.set_xlim(-0.5, len(grid.proportions) - 0.5)
     axes.grid(axis="x", visible=False)
+
+
+def _say_no_runs(axes: Axes) -> None:
+    """In a panel of a backbone that no run of has ended yet, which would otherwise look broken."""
+    axes.text(0.5, 0.5, "no runs yet", transform=axes.transAxes, ha="center", va="center", color="#777777")
 
 
 def effects(analyses: Sequence[tuple[str, Anova]]) -> Figure:
@@ -151,6 +158,8 @@ def verdicts(grid: Grid, share: float) -> Figure:
                             found.mean, row + shift, xerr=found.sd or 0.0, color=colour, marker="o", markersize=6,
                             markerfacecolor=face, elinewidth=1.0,
                         )  # fmt: skip
+            if not panel.has_data():
+                _say_no_runs(panel)
             panel.axvline(100 * share, color="#555555", linewidth=1.0, linestyle=":")
             panel.set_title(encoder_label(encoder))
             panel.set_xlabel("of 100 flagged frames show a defect")
