@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from serving.commands.duration import Duration
 from serving.errors import ConfigError
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
@@ -22,7 +23,7 @@ from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_settings import DISTANCES_FROM, DistanceFrom, VideoSettings
+from serving.inspections.video_settings import DISTANCES_FROM, SHORTEST_STEP_S, DistanceFrom, VideoSettings
 from serving.inspections.videos import find_videos, score_videos
 from serving.pairs.golden import verify_golden
 from serving.pairs.pair import find_pair, models_root
@@ -42,11 +43,13 @@ _DEFAULTS = VideoSettings()
 @click.option(
     "--every",
     "every_s",
+    type=Duration(),
     default=_DEFAULTS.every_s,
     show_default=True,
-    metavar="SECONDS",
-    help="Most seconds between two scored frames.",
+    metavar="TIME",
+    help="Most time between two scored frames: 0.5, 0.5s or 200ms.",
 )
+@click.option("--all", "all_pictures", is_flag=True, help="Score every picture of the video, in place of --every.")
 @click.option(
     "--pair", "pair_name", metavar="NAME[@VERSION]", help="Pair to score with.  [default: models/index.json's]"
 )
@@ -100,6 +103,7 @@ def command(
     paths: tuple[Path, ...],
     out: Path,
     every_s: float,
+    all_pictures: bool,
     pair_name: str | None,
     models: Path | None,
     operating_point: str | None,
@@ -122,11 +126,13 @@ def command(
     \b
     Examples:
       pipeprobe videos inspections/ --out findings/
-      pipeprobe videos run-17.mpg --out findings/ --every 0.2 --operating-point recall_95
+      pipeprobe videos run-17.mpg --out findings/ --every 200ms --operating-point recall_95
       pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
     """
+    if all_pictures and ctx.get_parameter_source("every_s") is ParameterSource.COMMANDLINE:
+        raise ConfigError("--all is every picture and --every a time between two: give one of them")
     settings = VideoSettings(
-        every_s=every_s,
+        every_s=SHORTEST_STEP_S if all_pictures else every_s,
         operating_point=operating_point,
         min_duration_s=min_duration_s,
         join_gap_s=join_gap_s,

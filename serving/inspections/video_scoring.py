@@ -147,7 +147,9 @@ def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch
 def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult:
     started_s = time.monotonic()
     calibration = batch.scorer.manifest.calibration
-    with PeakPictures(enter=batch.rules.enter, step_s=batch.every_s, calibration=calibration) as peaks:
+    # No two samples are nearer than two pictures.
+    shortest_s = max(batch.every_s, 1 / reader.info.frame_rate if reader.info.frame_rate else 0.0)
+    with PeakPictures(enter=batch.rules.enter, step_s=shortest_s, calibration=calibration) as peaks:
         frames, places = _score_samples(reader, peaks, locator, batch)
         # A video with fewer frames than were asked for is sampled at its own pace.
         step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)

@@ -10,6 +10,9 @@ from serving.errors import ConfigError
 DistanceFrom = Literal["auto", "osd", "sidecar", "none"]
 """Where distances along the pipe come from; see `serving.inspections.locating`."""
 
+SHORTEST_STEP_S = 0.01
+"""Seconds; inspections have 25 or 30 pictures a second, so at this step all are scored."""
+
 DISTANCES_FROM: tuple[str, ...] = get_args(DistanceFrom)
 
 
@@ -32,8 +35,8 @@ class VideoSettings:
     distance: DistanceFrom = "auto"
 
     def __post_init__(self) -> None:
-        if not 0.01 <= self.every_s <= 60:
-            raise ConfigError(f"a frame every {self.every_s} s is not possible; take 0.01 to 60 s")
+        if not SHORTEST_STEP_S <= self.every_s <= 60:
+            raise ConfigError(f"a frame every {self.every_s} s is not possible; take {SHORTEST_STEP_S} to 60 s")
         if not 0 <= self.min_duration_s <= 3600:
             raise ConfigError(f"a minimum duration of {self.min_duration_s} s is not possible; take 0 to 3600 s")
         if not 0 <= self.join_gap_s <= 3600:
