@@ -11,7 +11,7 @@ _SECONDS_OF = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|)")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """`0.5`, `0.5s`, `500ms` or `2min`, as seconds."""
 
     name = "duration"
