@@ -51,6 +51,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
+        # The end of what was refused may have come with this head, and have begun the time for idle connections.
+        self._unset_keepalive_if_required()
         if not self._refuse_early():
             super().on_headers_complete()
 

@@ -19,6 +19,7 @@ from support.tiny_pair import write_tiny_pair
 
 FRAME = encode(smooth_frame(), "JPEG")
 BODY = FRAME + bytes(300_000)  # longer than what a socket's buffers take at once
+KEEP_ALIVE_S = 5.0  # uvicorn's, for which a connection may be idle
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,25 @@ def test_the_answer_comes_before_the_body_and_the_connection_goes_on(url: str) -
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_connection_that_is_in_use_outlives_the_time_for_idle_ones(url: str) -> None:
+    """Who has its answer sends the next request while the last body is still read, so that both arrive at once."""
+    one = head(len(FRAME)) + FRAME
+    until = time.monotonic() + KEEP_ALIVE_S + 2
+    with no_room(url), connect(url) as connection:
+        connection.sendall(one + one)
+        answers = b""
+        while answers.count(b"HTTP/1.1 503 ") < 2 or not answers.endswith(b"}"):
+            part = connection.recv(65536)
+            assert part
+            answers += part
+        while time.monotonic() < until:
+            connection.sendall(one)
+            with read_answer(connection) as answer:
+                assert answer.status == 503
+                answer.read()
+            time.sleep(0.1)
 
 
 def test_it_is_what_a_handler_would_have_said(url: str) -> None:
