@@ -73,6 +73,7 @@ class VideoOptions:
     every_s: float | None = None
     min_duration_s: float | None = None
     join_gap_s: float | None = None
+    distance: str | None = None
 
     def params(self) -> dict[str, str]:
         return {name: str(value) for name, value in vars(self).items() if value is not None}

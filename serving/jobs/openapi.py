@@ -22,7 +22,7 @@ from serving.errors import (
     UnauthorizedError,
     VideoError,
 )
-from serving.inspections.video_settings import VideoSettings
+from serving.inspections.video_settings import DISTANCES_FROM, VideoSettings
 from serving.jobs.documents import BASE
 from serving.jobs.job import JOB_STATES
 from serving.limits import Settings
@@ -37,6 +37,7 @@ _TIME: JSON = {"type": ["string", "null"], "format": "date-time"}
 _STATE: JSON = {"enum": list(JOB_STATES)}
 _SECONDS = ("every_s", "min_duration_s", "join_gap_s")
 _DEFAULTS = VideoSettings()
+_DISTANCE: JSON = {"enum": list(DISTANCES_FROM), "default": _DEFAULTS.distance}
 
 
 def job_paths(settings: Settings) -> JSON:
@@ -98,7 +99,11 @@ def job_schemas() -> JSON:
         "pair": _STRING,
         "pair_version": _STRING,
         "settings": _object(
-            every_s=_NUMBER, operating_point=optional_string, min_duration_s=_NUMBER, join_gap_s=_NUMBER
+            every_s=_NUMBER,
+            operating_point=optional_string,
+            min_duration_s=_NUMBER,
+            join_gap_s=_NUMBER,
+            distance=_DISTANCE,
         ),
         "frames_done": _INTEGER,
         "progress": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
@@ -125,6 +130,7 @@ def _submit(settings: Settings) -> JSON:
         "version": ("version of the pair; the promoted one if absent", _STRING),
         "operating_point": ("name of the threshold; the pair's default if absent", _STRING),
         **seconds,
+        "distance": ("what says where along the pipe; sidecar: VIDEO.distance.csv beside a video by path", _DISTANCE),
         "name": ("what a video sent as raw body is called", _STRING),
     }
     key = {

@@ -29,13 +29,14 @@ from serving.errors import (
     RequestError,
 )
 from serving.http.routing import engine_of
+from serving.inspections.text_reader import is_installed
 from serving.inspections.video_settings import VideoSettings
 from serving.jobs.desk import JobDesk, NoDesk, Wish, new_id
 from serving.jobs.documents import BASE, describe, page_link
 from serving.jobs.job import JOB_STATES, Job
 
 _NUMBERS = ("every_s", "min_duration_s", "join_gap_s")
-OPTIONS = ("pair", "version", "operating_point", *_NUMBERS, "name")
+OPTIONS = ("pair", "version", "operating_point", "distance", *_NUMBERS, "name")
 _PAGE, _MAX_PAGE = 50, 500
 _JSON_BYTES = 64 * 1024
 _CANCEL_WAIT_S = 8.0
@@ -168,9 +169,13 @@ def _wish(request: Request) -> Wish:
         raise RequestError("an Idempotency-Key must be 1 to 200 visible ASCII characters")
     lane = engine_of(request).lanes.find(query.get("pair"), query.get("version"))
     request.state.pair = (lane.name, lane.version)
-    numbers: dict[str, Any] = {name: _number(query[name], name) for name in _NUMBERS if name in query}
+    given: dict[str, Any] = {name: _number(query[name], name) for name in _NUMBERS if name in query}
+    if "distance" in query:
+        given["distance"] = query["distance"][:50]
+    if given.get("distance") == "osd" and not is_installed():
+        raise RequestError("distance=osd: this service cannot read pictures' texts; it takes auto, sidecar and none")
     try:
-        settings = VideoSettings(operating_point=lane.operating_point(query.get("operating_point")).name, **numbers)
+        settings = VideoSettings(operating_point=lane.operating_point(query.get("operating_point")).name, **given)
     except ConfigError as error:
         raise RequestError(str(error)) from error
     return Wish(

@@ -104,6 +104,13 @@ def assert_same(got: dict[str, bytes], expected: dict[str, bytes]) -> None:
     assert without_place(got["findings.json"]) == without_place(expected["findings.json"])
 
 
+def test_distance_is_asked_for_as_of_the_command(world: World, tmp_path: Path) -> None:
+    job = wait_for_end(world.url, world.submit("run.mp4", params={"distance": "none", "every_s": "1"}))
+    assert (job["state"], job["settings"]["distance"]) == ("done", "none")
+    expected = expected_files(world, world.videos / "run.mp4", tmp_path, VideoSettings(every_s=1.0, distance="none"))
+    assert_same(files_of(world.url, job), expected)
+
+
 def test_an_upload_gives_what_the_command_gives(world: World, tmp_path: Path) -> None:
     job = world.submit("run.mp4", params={"every_s": "0.2", "operating_point": "recall_95"})
     job = wait_for_end(world.url, job)
@@ -312,6 +319,7 @@ def test_jobs_are_listed_page_by_page(world: World) -> None:
         ({"join_gap_s": "-1"}, 400),
         ({"pair": "missing"}, 404),
         ({"operating_point": "missing"}, 404),
+        ({"distance": "guessed"}, 400),
     ],
 )
 def test_refuses_wrong_options_before_the_video_is_sent(query: dict[str, str], status: int, world: World) -> None:
