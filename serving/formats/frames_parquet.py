@@ -4,6 +4,7 @@
     score, logit         float    calibrated probability of a defect, and what it was made of
     kind                 string   `keyframe` if the picture was coded alone, else `predicted`
     distance_m           double   null where it is not known
+    distance_source      string   osd, interpolated, sidecar or none
     distance_confidence  float    null where no distance is known
 
 The file's own metadata says what was scored with what. Equal content makes equal bytes.
@@ -26,12 +27,14 @@ FILE = "frames.parquet"
 
 KEYFRAME, PREDICTED = "keyframe", "predicted"
 
+_NULLABLE = ("distance_m", "distance_confidence")
 _TYPES = {
     "pts_s": "float64",
     "score": "float32",
     "logit": "float32",
     "kind": "string",
     "distance_m": "float64",
+    "distance_source": "string",
     "distance_confidence": "float32",
 }
 
@@ -45,6 +48,7 @@ class Frames:
     logit: Sequence[float]
     kind: Sequence[str]
     distance_m: Sequence[float | None]
+    distance_source: Sequence[str]
     distance_confidence: Sequence[float | None]
 
     def __post_init__(self) -> None:
@@ -59,7 +63,7 @@ def write_frames(path: Path, frames: Frames, about: Mapping[str, str]) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema(
-        [pa.field(name, getattr(pa, kind)(), nullable=name.startswith("distance")) for name, kind in _TYPES.items()],
+        [pa.field(name, getattr(pa, kind)(), nullable=name in _NULLABLE) for name, kind in _TYPES.items()],
         metadata={name: text.encode(errors="backslashreplace") for name, text in about.items()},
     )
     columns = {name: list(getattr(frames, name)) for name in _TYPES}

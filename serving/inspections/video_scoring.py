@@ -195,6 +195,7 @@ def _score_samples(
         logit=logits,
         kind=kinds,
         distance_m=[place.distance_m for place in places],
+        distance_source=[place.source for place in places],
         distance_confidence=[place.confidence for place in places],
     )
     return frames, dict(zip(times_s, places, strict=True))

@@ -64,6 +64,7 @@ def made_up_frames(
         logit=[0.0] * len(times_s),
         kind=["keyframe"] * len(times_s),
         distance_m=distances_m or [None] * len(times_s),
+        distance_source=["none"] * len(times_s),
         distance_confidence=[None] * len(times_s),
     )
 

@@ -63,6 +63,7 @@ def test_distances_off_the_picture_are_in_every_deliverable(
     known = [(t, d) for t, d in zip(frames.pts_s, frames.distance_m, strict=True) if d is not None]
     assert len(known) >= 0.9 * len(frames.pts_s)
     assert max(abs(distance_m - course_m(time_s)) for time_s, distance_m in known) <= 0.1
+    assert [source == "none" for source in frames.distance_source] == [d is None for d in frames.distance_m]
     assert [c is None for c in frames.distance_confidence] == [d is None for d in frames.distance_m]
 
     shown = str(finding["distance_m"])
