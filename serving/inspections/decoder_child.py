@@ -72,7 +72,9 @@ def _books(reader: VideoReader) -> Head:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not by way of sys.stdin, whose lock this thread would still hold when the interpreter ends.
+    while os.read(0, 4096):
+        pass
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.commands import run_script
 from support.video_files import red_between, repeat, truncate, write_h264
-from support.written_files import read_json
+from support.written_files import contents, read_json
 
 from serving.durable import sha256_file
 from serving.inspections.video_settings import VideoSettings
@@ -42,9 +42,10 @@ def scored(footage: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFacto
 
 
 def without_timing(out: Path) -> dict[str, bytes]:
-    """Every file but the one that tells one run from another, and what a killed process was writing."""
-    paths = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".partial"]
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths if path.name != "timing.json"}
+    """Every file but locks, the one that tells one run from another, and what a killed process was writing."""
+    return {
+        name: data for name, data in contents(out).items() if name != "timing.json" and Path(name).suffix != ".partial"
+    }
 
 
 def test_the_manifest_lists_what_went_in_and_what_came_out(footage: Path, scorer: Scorer, scored: Path) -> None:
