@@ -98,6 +98,9 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
     try:
         reader = WatchedReader(video, every_s=batch.every_s, size=batch.scorer.manifest.image_size)
         sha256 = _sha256(video)
+        if holds_another(folder, video, lambda: sha256):
+            # Given by another process to another video of that name since this call began.
+            raise VideoError(f"{folder} was taken by another video of this name meanwhile: run the command again")
         locator = locator_for(video, batch.distance)
         result = _kept(video, folder, sha256, locator, batch)
         if result is None:
@@ -108,6 +111,14 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
     except VideoError as error:
         sha256 = sha256 or _sha256_if_readable(video)
         return VideoResult(video=str(video), status="failed", folder=folder, video_sha256=sha256, reason=str(error))
+
+
+def holds_another(folder: Path, video: Path, sha256: Callable[[], str]) -> bool:
+    """Whether a folder holds the findings of another video; `sha256` is asked for this one's if paths differ."""
+    earlier = read_findings(folder)
+    if earlier is None or earlier.get("video_path") == str(video.resolve()):
+        return False
+    return bool(earlier.get("video_sha256") != sha256())
 
 
 def _sha256(video: Path) -> str:

@@ -20,11 +20,10 @@ from serving.durable import sha256_file
 from serving.errors import ConfigError
 from serving.file_lock import locked
 from serving.inspections.batch_files import remove_manifest, write_manifest, write_summary
-from serving.inspections.deliverables import read_findings
 from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_scoring import Batch, score_or_fail
+from serving.inspections.video_scoring import Batch, holds_another, score_or_fail
 from serving.inspections.video_settings import VideoSettings
 from serving.report.write import write_index
 
@@ -93,11 +92,9 @@ def _name(video: Path, depth: int) -> str:
 
 
 def _is_free_for(video: Path, folder: Path) -> bool:
-    earlier = read_findings(folder)
-    if earlier is None or earlier.get("video_path") == str(video.resolve()):
-        return True
     try:
-        return bool(earlier.get("video_sha256") == sha256_file(video))  # moved or copied: the same findings
+        # A video that was moved or copied has the same findings.
+        return not holds_another(folder, video, lambda: sha256_file(video))
     except OSError:
         return False
 
@@ -128,7 +125,7 @@ def score_videos(
     try:
         remove_manifest(out)
         for place, video, folder in _turns(videos, output_folders(videos, out), out):
-            done[place] = score_or_fail(video, folder, batch) if _is_free_for(video, folder) else _taken(video, folder)
+            done[place] = score_or_fail(video, folder, batch)
             on_done(done[place])
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
                 write_summary(out, _in_order(done), batch.key)
@@ -158,12 +155,6 @@ def _turns(videos: Sequence[Path], folders: Sequence[Path], out: Path) -> Iterat
     for place, (video, folder) in later:
         with locked(out / LOCKS / folder.name, wait=True):
             yield place, video, folder
-
-
-def _taken(video: Path, folder: Path) -> VideoResult:
-    """Of a video whose folder another process has given to another video of that name since this call began."""
-    reason = f"{folder} was taken by another video of this name meanwhile: run the command again"
-    return VideoResult(video=str(video), status="failed", folder=folder, video_sha256="", reason=reason)
 
 
 def _in_order(done: Mapping[int, VideoResult]) -> list[VideoResult]:

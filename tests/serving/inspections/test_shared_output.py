@@ -16,7 +16,13 @@ from support.tiny_pair import write_tiny_pair
 from support.video_files import noise, red_between, write_pal
 from support.written_files import contents
 
+from serving.durable import sha256_file
 from serving.file_lock import locked
+from serving.inspections.video_scoring import Batch, score_or_fail
+from serving.inspections.video_settings import VideoSettings
+from serving.inspections.videos import score_videos
+from serving.pairs.pair import find_pair
+from serving.scorer import Scorer
 
 N_VIDEOS = 4
 WORKER = """
@@ -115,3 +121,17 @@ def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with locked(path, wait=False) as again:
         assert again
+
+
+def test_a_folder_that_another_video_of_the_name_was_given_meanwhile_is_left_to_it(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    videos, models = inputs
+    scorer = Scorer(find_pair(models))
+    (first,) = score_videos([videos / "run-0.mpg"], tmp_path, scorer, VideoSettings(distance="none"))
+    before = contents(tmp_path)
+    batch = Batch.of(scorer, VideoSettings(distance="none"), lambda *_: None, lambda *_: None)
+    result = score_or_fail(videos / "run-1.mpg", first.folder, batch)
+    assert (result.status, result.video_sha256) == ("failed", sha256_file(videos / "run-1.mpg"))
+    assert "taken by another video of this name" in result.reason
+    assert contents(tmp_path) == before
