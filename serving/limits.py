@@ -34,6 +34,7 @@ from serving.devices import available_cores, parse_device
 from serving.environment import PREFIX, given_settings, hint
 from serving.errors import ConfigError, DeviceError
 from serving.frames import DecodeLimits
+from serving.inspections.video_settings import HANG_S, LONGEST_HANG_S, SHORTEST_HANG_S
 from serving.pairs.manifest import VARIANT_NAMES
 from serving.pairs.pair_index import is_pair_reference
 
@@ -138,6 +139,12 @@ class Settings(BaseSettings):
     job_nice: int = _number(10, 0, 19, "how far video jobs stand back behind live frames, as of the command nice")
     job_attempts: int = _number(3, 1, 100, "times that a video job is begun, if its process is killed, before it fails")
     job_timeout_s: float = _number(6 * 3600.0, 1, 10**7, "seconds that one video job may run before it fails")
+    job_hang_s: float = _number(
+        HANG_S,
+        SHORTEST_HANG_S,
+        LONGEST_HANG_S,
+        "seconds without a sign of life after which what reads a job's video is ended and goes on behind that piece",
+    )
     job_lease_s: float = _number(15.0, 1, 3600, "seconds after which a video job whose process is gone is taken again")
     keep_upload_h: float = _number(0.0, 0, 10**5, "hours that an uploaded video is kept after its job has ended")
     keep_result_h: float = _number(168.0, 0.001, 10**5, "hours that an ended video job and its results are kept")

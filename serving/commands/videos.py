@@ -23,7 +23,7 @@ from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_settings import DISTANCES_FROM, SHORTEST_STEP_S, DistanceFrom, VideoSettings
+from serving.inspections.video_settings import DISTANCES_FROM, HANG_S, SHORTEST_STEP_S, DistanceFrom, VideoSettings
 from serving.inspections.videos import find_videos, score_videos
 from serving.pairs.golden import verify_golden
 from serving.pairs.pair import find_pair, models_root
@@ -83,6 +83,16 @@ _DEFAULTS = VideoSettings()
     help="Where along the pipe: by the counter on the picture (osd), by VIDEO.distance.csv beside it (sidecar), "
     "whichever there is (auto), or not at all.",
 )
+@click.option(
+    "--hang-after",
+    "hang_s",
+    type=Duration(),
+    default=HANG_S,
+    show_default=True,
+    metavar="TIME",
+    help="What reads a video and gives no sign of life for so long is ended; the piece it was at is left out and "
+    "reported. More for slow disks: 120, 120s or 2min.",
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Look into folders of folders.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:INDEX; used or refused.")
 @click.option(
@@ -110,6 +120,7 @@ def command(
     min_duration_s: float,
     join_gap_s: float,
     distance: DistanceFrom,
+    hang_s: float,
     recursive: bool,
     device: str,
     variant: str | None,
@@ -128,6 +139,7 @@ def command(
       pipeprobe videos inspections/ --out findings/
       pipeprobe videos run-17.mpg --out findings/ --every 200ms --operating-point recall_95
       pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
+      pipeprobe videos /mnt/tapes/ --out findings/ --hang-after 5min
     """
     if all_pictures and ctx.get_parameter_source("every_s") is ParameterSource.COMMANDLINE:
         raise ConfigError("--all is every picture and --every a time between two: give one of them")
@@ -155,6 +167,7 @@ def command(
             out,
             scorer,
             settings,
+            hang_s=hang_s,
             on_start=bars.on_start,
             on_sample=bars.on_sample,
             on_done=bars.on_done,

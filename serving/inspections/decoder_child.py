@@ -1,12 +1,14 @@
 """The process that decodes one video for `serving.inspections.watched_reader`, which outlives whatever happens here.
 
-It writes messages (`serving.inspections.picture_wire`) to standard output: samples with the books so far, signs of
-life, then `end` or `error`. When its standard input ends, so does it: then nobody is left who wants them.
+It writes messages (`serving.inspections.picture_wire`) to standard output: `info` when the video is open, samples
+with the books so far, signs of life, then `end` or `error`. When its standard input ends, so does it: then nobody is
+left who wants them.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -26,12 +28,14 @@ def main() -> None:
     resume = Resume(index=int(at[0]), time_s=float(at[1])) if at else None
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints must not end up among the messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         alive = _Alive(pipe)
         reader = VideoReader(
             Path(path), every_s=float(every_s), size=int(size), resume=resume, on_picture=alive.see_picture
         )
+        write_message(pipe, {"kind": "info", "info": reader.info})
         _send(reader, pipe)
     except VideoError as error:
         write_message(pipe, {"kind": "error", "why": str(error)})

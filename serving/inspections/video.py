@@ -48,6 +48,7 @@ __all__ = [
     "Stretch",
     "VideoInfo",
     "VideoReader",
+    "check_file",
     "open_video",
     "unscored_stretches",
 ]
@@ -100,6 +101,18 @@ class Sample:
     picture: Picture
 
 
+def check_file(path: Path) -> None:
+    """Raise `VideoError` unless this is a file with something in it; nothing of it is read."""
+    try:
+        n_bytes = path.stat().st_size
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not path.is_file():
+        raise VideoError(f"{path} is no file; name a video, or a folder of videos")
+    if n_bytes == 0:
+        raise VideoError(f"{path} is empty: 0 bytes; {_COPY_AGAIN}")
+
+
 def open_video(path: Path) -> VideoInfo:
     """Read what the video declares. Raises `VideoError`, naming the file and the remedy, if it is none."""
     with _open(path) as container:
@@ -139,7 +152,9 @@ class VideoReader:
         if not every_s > 0 or size < 1:
             raise ValueError(f"every_s and size must be positive, got {every_s} and {size}")
         self.path = path
-        self.info = open_video(path)
+        self._container = _open(path)
+        self._stream = _video_stream(path, self._container)
+        self.info = _describe(path, self._container, self._stream)
         self._every_s = every_s
         self._size = size
         self._resume = resume
@@ -147,10 +162,9 @@ class VideoReader:
         self.tally = Tally()
 
     def __iter__(self) -> Iterator[Sample]:
-        with _open(self.path) as container:
-            stream = _video_stream(self.path, container)
-            taker = PictureTaker(sample_aspect_of(stream))
-            for candidate in self._chosen(container, stream):
+        with self._container as container:
+            taker = PictureTaker(self.info.sample_aspect)
+            for candidate in self._chosen(container, self._stream):
                 assert candidate.frame is not None
                 picture, frame = self._convert(taker, candidate.frame)
                 self.tally.times_s.append(candidate.time_s)
@@ -264,14 +278,7 @@ def _seconds(stamp: int | None, time_base: Fraction) -> float | None:
 
 
 def _open(path: Path) -> InputContainer:
-    try:
-        n_bytes = path.stat().st_size
-    except OSError as error:
-        raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not path.is_file():
-        raise VideoError(f"{path} is no file; name a video, or a folder of videos")
-    if n_bytes == 0:
-        raise VideoError(f"{path} is empty: 0 bytes; {_COPY_AGAIN}")
+    check_file(path)
     try:
         # The absolute path, since FFmpeg would take a colon in a relative one for a protocol.
         return av.open(str(path.resolve()), options={"format_whitelist": _CONTAINERS})

@@ -25,9 +25,9 @@ from serving.inspections.findings import FindingRules, find_findings, leave_for
 from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.locating import Locator, locator_for
 from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import Sample, VideoInfo, unscored_stretches
+from serving.inspections.video import Sample, VideoInfo, check_file, unscored_stretches
 from serving.inspections.video_result import VideoResult, result_of, unscored_text
-from serving.inspections.video_settings import DistanceFrom, VideoSettings
+from serving.inspections.video_settings import LONGEST_HANG_S, SHORTEST_HANG_S, DistanceFrom, VideoSettings
 from serving.inspections.watched_reader import WatchedReader
 from serving.pairs.manifest import OperatingPoint
 from serving.prefetch import prefetch
@@ -49,6 +49,7 @@ class Batch:
     point: OperatingPoint
     rules: FindingRules
     distance: DistanceFrom
+    hang_s: float
     key: dict[str, Any]
     on_start: Callable[[Path, VideoInfo], None]
     on_sample: Callable[[Path, float], None]
@@ -58,9 +59,15 @@ class Batch:
         cls,
         scorer: FrameScorer,
         settings: VideoSettings,
+        hang_s: float,
         on_start: Callable[[Path, VideoInfo], None],
         on_sample: Callable[[Path, float], None],
     ) -> Batch:
+        if not SHORTEST_HANG_S <= hang_s <= LONGEST_HANG_S:
+            raise ConfigError(
+                f"a video that hangs cannot be given up after {hang_s:g} s; take {SHORTEST_HANG_S} to "
+                f"{LONGEST_HANG_S} s"
+            )
         point = scorer.manifest.operating_point(settings.operating_point)
         rules = FindingRules(
             enter=point.threshold,
@@ -86,6 +93,7 @@ class Batch:
             point=point,
             rules=rules,
             distance=settings.distance,
+            hang_s=hang_s,
             key=key,
             on_start=on_start,
             on_sample=on_sample,
@@ -96,7 +104,7 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
     """Score a video into `folder` unless that was done before; one that cannot be read is a result that says so."""
     sha256 = ""
     try:
-        reader = WatchedReader(video, every_s=batch.every_s, size=batch.scorer.manifest.image_size)
+        check_file(video)
         sha256 = _sha256(video)
         if holds_another(folder, video, lambda: sha256):
             # Given by another process to another video of that name since this call began.
@@ -104,8 +112,10 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
         locator = locator_for(video, batch.distance)
         result = _kept(video, folder, sha256, locator, batch)
         if result is None:
-            batch.on_start(video, reader.info)
-            result = _score(reader, folder, sha256, locator, batch)
+            size = batch.scorer.manifest.image_size
+            with WatchedReader(video, every_s=batch.every_s, size=size, hang_s=batch.hang_s) as reader:
+                batch.on_start(video, reader.info)
+                result = _score(reader, folder, sha256, locator, batch)
             write_video_report(folder)
         return result
     except VideoError as error:

@@ -13,6 +13,15 @@ DistanceFrom = Literal["auto", "osd", "sidecar", "none"]
 SHORTEST_STEP_S = 0.01
 """Seconds; inspections have 25 or 30 pictures a second, so at this step all are scored."""
 
+HANG_S = 60.0
+"""Seconds without a sign of life after which what reads a video is taken to hang; else it gives one every second.
+
+What it was at is left out, and reported. Apart from the settings, since it decides nothing of what is found elsewhere.
+"""
+
+SHORTEST_HANG_S, LONGEST_HANG_S = 5, 86_400
+"""Seconds; below the shortest, a busy machine would be taken for a broken video."""
+
 DISTANCES_FROM: tuple[str, ...] = get_args(DistanceFrom)
 
 

@@ -24,7 +24,7 @@ from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo
 from serving.inspections.video_result import VideoResult
 from serving.inspections.video_scoring import Batch, holds_another, score_or_fail
-from serving.inspections.video_settings import VideoSettings
+from serving.inspections.video_settings import HANG_S, VideoSettings
 from serving.report.write import write_index
 
 LOCKS = ".locks"
@@ -105,6 +105,7 @@ def score_videos(
     scorer: FrameScorer,
     settings: VideoSettings,
     *,
+    hang_s: float = HANG_S,
     on_start: Callable[[Path, VideoInfo], None] = lambda video, info: None,
     on_sample: Callable[[Path, float], None] = lambda video, time_s: None,
     on_done: Callable[[VideoResult], None] = lambda result: None,
@@ -112,14 +113,15 @@ def score_videos(
     """Score every video, write its folder under `out`, then the files of the batch; results in the order of `videos`.
 
     A video that cannot be read becomes a result with status `failed`. Raises `OperatingPointNotFoundError`, and
-    `ConfigError` if `out` cannot be written.
+    `ConfigError` if `out` cannot be written or `hang_s` is no such time.
 
     Args:
+        hang_s: see `serving.inspections.video_settings`.
         on_start: called with each video that is about to be scored.
         on_sample: called with the video and the time, in seconds from its start, of each scored frame.
         on_done: called with each video's result.
     """
-    batch = Batch.of(scorer, settings, on_start, on_sample)
+    batch = Batch.of(scorer, settings, hang_s, on_start, on_sample)
     done: dict[int, VideoResult] = {}
     started_s = written_s = time.monotonic()
     try:

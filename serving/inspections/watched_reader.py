@@ -1,9 +1,10 @@
-"""A video reader whose decoder runs in a process of its own, so that a crash or a hang costs a stretch of the video.
+"""A video reader whose file is opened and decoded in a process of its own: a crash or a hang costs a stretch of it.
 
 The child is watched: when it dies, or says nothing for `hang_s`, it is killed and another one goes on at the next
 keyframe. That one finds its way there without decoding, by reading the container from the start, so that times stay
 exact. Where the next one delivers nothing either, more is left out, twice as much each time. After `_MAX_RESTARTS`
-the rest of the video is given up. What was left out is counted as lost and reported with its times.
+the rest of the video is given up. What was left out is counted as lost and reported with its times. A file that cannot
+even be opened without that is an error.
 """
 
 from __future__ import annotations
@@ -11,41 +12,69 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from serving.errors import VideoError
 from serving.inspections.picture_wire import Head, read_message, unpack_sample
-from serving.inspections.video import Sample, open_video
+from serving.inspections.video import Sample, VideoInfo, check_file
 from serving.inspections.video_counts import Counts, Ledger, Resume, Stretch, Tally
-
-HANG_S = 60.0
-"""Seconds without a sign of life after which a decoder is taken to hang; one that lives gives one every second."""
 
 # A whole PAL picture, so that it takes one turn of either process and not ten.
 _PIPE_BYTES = 2**20
+_ENDING_S = 5.0
 _MAX_RESTARTS = 8
 _FIRST_SKIP_S = 1.0
 
 
 class _DecoderLostError(Exception):
-    """The child died or hangs."""
+    """The child died or hangs; the message says which, as what it does."""
 
 
 class WatchedReader:
-    """Like `serving.inspections.video.VideoReader`, and iterating survives the decoder. Iterate once."""
+    """Like `serving.inspections.video.VideoReader`, and iterating survives the decoder. Iterate once, within a `with`.
 
-    def __init__(self, path: Path, *, every_s: float, size: int, hang_s: float = HANG_S) -> None:
+    Raises `VideoError` if the file is no readable video, or if opening it crashes or hangs; iterating does if none of
+    its pictures can be decoded.
+    """
+
+    def __init__(self, path: Path, *, every_s: float, size: int, hang_s: float) -> None:
+        check_file(path)
         self.path = path
-        self.info = open_video(path)
         self._every_s, self._size, self._hang_s = every_s, size, hang_s
         self._tally = Tally()
         self._earlier = Ledger()  # of children that were lost
         self._lost: list[Stretch] = []
         self._ended = False
+        self._child = self._start(None)
+        try:
+            self.info = self._child.opened()
+        except _DecoderLostError as lost:
+            self.close()
+            raise VideoError(
+                f"{path} cannot be opened: what reads it {lost}; copy it again, or convert it, for example to H.264"
+            ) from lost
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that decodes."""
+        self._child.end()
 
     def __iter__(self) -> Iterator[Sample]:
         resume: Resume | None = None
@@ -53,7 +82,9 @@ class WatchedReader:
         for _ in range(1 + _MAX_RESTARTS):
             n_before, n_in_sequence = len(self._tally.times_s), self._tally.n_in_sequence
             try:
-                for sample in self._read(resume, n_in_sequence):
+                if resume is not None:
+                    self._child = self._start(resume)
+                for sample in self._read(n_in_sequence):
                     if lost_from_s is not None:
                         self._lost.append(Stretch(start_s=lost_from_s, end_s=sample.pts_s))
                         lost_from_s = None
@@ -88,15 +119,15 @@ class WatchedReader:
         lost = ledger.received - ledger.decoded - ledger.skipped - ledger.corrupt
         return self._tally.counts(lost=lost if self._ended else 0, lost_stretches=self._lost)
 
-    def _read(self, resume: Resume | None, n_in_sequence: int) -> Iterator[Sample]:
-        """One child's samples, with the books kept."""
-        child = _Child(self.path, self._every_s, self._size, resume, hang_s=self._hang_s)
+    def _start(self, resume: Resume | None) -> _Child:
+        return _Child(self.path, self._every_s, self._size, resume, hang_s=self._hang_s)
+
+    def _read(self, n_in_sequence: int) -> Iterator[Sample]:
+        """The child's samples, with the books kept; afterwards it has ended."""
         try:
             while True:
-                head, planes = read_message(child.read)
-                if head["kind"] == "error":
-                    raise VideoError(head["why"])
-                if head["kind"] == "alive":
+                head, planes = self._child.message()
+                if head["kind"] in ("alive", "info"):
                     continue
                 self._enter(head, n_in_sequence)
                 if head["kind"] == "end":
@@ -105,7 +136,7 @@ class WatchedReader:
                 self._tally.times_s.append(sample.pts_s)
                 yield sample
         finally:
-            child.end()
+            self._child.end()
 
     def _enter(self, head: Head, n_in_sequence: int) -> None:
         new, earlier, tally = head["ledger"], self._earlier, self._tally
@@ -142,19 +173,40 @@ class _Child:
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._hang_s = hang_s
 
-    def read(self, n_bytes: int) -> bytearray:
-        """Exactly so many bytes of what it writes. Raises `_DecoderLostError`."""
+    def opened(self) -> VideoInfo:
+        """What the video says of itself, which comes first. Raises `VideoError` and `_DecoderLostError`."""
+        head, _ = self.message()
+        info: VideoInfo = head["info"]
+        return info
+
+    def message(self) -> tuple[Head, list[bytearray]]:
+        """The next that it says. Raises `VideoError` if that is one, and `_DecoderLostError`."""
+        head, planes = read_message(self._read)
+        if head["kind"] == "error":
+            raise VideoError(head["why"])
+        return head, planes
+
+    def end(self) -> None:
+        """Kill it; once is enough, more do no harm."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self, n_bytes: int) -> bytearray:
+        """Exactly so many bytes of what it writes."""
         content = bytearray(n_bytes)
         rest = memoryview(content)
         while rest:
             if not select.select([self._pipe], [], [], self._hang_s)[0]:
-                raise _DecoderLostError
+                raise _DecoderLostError(f"says nothing for {self._hang_s:g} s")
             n = os.readv(self._pipe, [rest])
             if n == 0:
-                raise _DecoderLostError
+                raise _DecoderLostError(f"crashes ({self._how_it_ended()})")
             rest = rest[n:]
         return content
 
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"signal {-code}"

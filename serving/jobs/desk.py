@@ -165,6 +165,7 @@ class JobDesk:
             device=self._device,
             threads=self.settings.job_threads,
             nice=self.settings.job_nice,
+            hang_s=self.settings.job_hang_s,
             settings=job.settings,
         )
 

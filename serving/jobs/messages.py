@@ -21,6 +21,7 @@ class Order:
         models, pair: the folder of the pairs, and NAME@VERSION in it.
         variant, device: as the service uses them; without a variant the fastest for the device.
         nice: how far to stand back behind live frames.
+        hang_s: after how long without a sign of life what reads the video is ended.
     """
 
     video: Path
@@ -33,6 +34,7 @@ class Order:
     device: str
     threads: int
     nice: int
+    hang_s: float
     settings: VideoSettings
 
     def to_line(self) -> bytes:

@@ -73,6 +73,7 @@ def _work(order: Order, reports: _Reports) -> None:
         order.out,
         scorer,
         order.settings,
+        hang_s=order.hang_s,
         on_start=reports.begun,
         on_sample=reports.sampled,
     )

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from support.video_files import noise, write_h264, write_pal
 
+from serving.cli import cli
+from serving.errors import VideoError
 from serving.inspections.picture_wire import pack_sample, unpack_sample
 from serving.inspections.video import VideoReader
+from serving.inspections.video_settings import VideoSettings
+from serving.inspections.videos import score_videos
 from serving.inspections.watched_reader import WatchedReader
+from serving.scorer import Scorer
 
 LENGTH_S = 200.0
 
@@ -31,10 +42,27 @@ def the_child() -> psutil.Process:
     return child
 
 
+@contextmanager
+def blow_at_opening(blow: signal.Signals) -> Iterator[None]:
+    """The next child gets the signal as soon as it is there, long before it has opened anything."""
+
+    def strike() -> None:
+        while not (children := psutil.Process().children()):
+            time.sleep(0.001)
+        children[0].send_signal(blow)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 @pytest.mark.parametrize("kind", ["pal", "h264"])
 def test_a_healthy_video_reads_as_without_a_child(kind: str, pal: Path, tmp_path: Path) -> None:
     path = pal if kind == "pal" else write_h264(tmp_path / "x.mp4", noise(1), seconds=12)
-    plain, watched = (kind(path, every_s=0.5, size=32) for kind in (VideoReader, WatchedReader))
+    plain, watched = VideoReader(path, every_s=0.5, size=32), WatchedReader(path, every_s=0.5, size=32, hang_s=60)
     for a, b in zip(plain, watched, strict=True):
         assert (a.pts_s, a.picture.is_keyframe) == (b.pts_s, b.picture.is_keyframe)
         np.testing.assert_array_equal(a.frame, b.frame)
@@ -66,7 +94,7 @@ def test_a_lost_decoder_costs_a_stretch(blow: signal.Signals, pal: Path) -> None
 
 
 def test_a_decoder_that_dies_every_time_is_given_up(pal: Path) -> None:
-    reader = WatchedReader(pal, every_s=0.5, size=224)
+    reader = WatchedReader(pal, every_s=0.5, size=224, hang_s=60)
     times = []
     for sample in reader:
         times.append(sample.pts_s)
@@ -78,10 +106,61 @@ def test_a_decoder_that_dies_every_time_is_given_up(pal: Path) -> None:
     assert counts.pictures == counts.decoded + counts.skipped + counts.corrupt + counts.lost
 
 
+@pytest.mark.parametrize(
+    ("blow", "why"),
+    [
+        (signal.SIGSTOP, "says nothing for 5 s"),
+        (signal.SIGSEGV, r"crashes \(Segmentation fault\)"),
+        (signal.SIGKILL, r"crashes \(Killed\)"),
+    ],
+)
+def test_a_crash_or_a_hang_at_opening_fails_that_video_alone(
+    blow: signal.Signals, why: str, models: Path, tmp_path: Path
+) -> None:
+    for name in ("first.mp4", "second.mp4"):
+        write_h264(tmp_path / name, noise(3), seconds=2)
+    options = ["--models", str(models), "--out", str(tmp_path / "out"), "--hang-after", "5s"]
+    with blow_at_opening(blow):
+        result = CliRunner().invoke(cli, ["videos", str(tmp_path), *options])
+    assert result.exit_code == 1
+    assert re.search(rf"first\.mp4 cannot be opened: what reads it {why}; copy it again", result.stderr)
+    assert "1 of 2 videos could not be scored" in result.stderr
+    assert (tmp_path / "out" / "second" / "findings.json").is_file()
+    assert not psutil.Process().children()
+
+
+def test_a_video_takes_one_process_and_one_that_is_done_takes_none(
+    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kw: Any) -> None:
+            super().__init__(*args, **kw)
+            started.append(self.pid)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    video = write_h264(tmp_path / "x.mp4", noise(3), seconds=2)
+    for status in ("scored", "kept"):
+        (result,) = score_videos([video], tmp_path / "out", scorer, VideoSettings())
+        assert (result.status, len(started)) == (status, 1)
+
+
+def test_a_reader_that_is_left_early_ends_its_process(pal: Path) -> None:
+    with WatchedReader(pal, every_s=0.5, size=16, hang_s=60) as reader:
+        assert reader.info.codec == "mpeg2video"
+        assert the_child().is_running()
+    assert not psutil.Process().children()
+    (pal.parent / "text.mpg").write_text("no video")
+    with pytest.raises(VideoError, match="is a text file"):
+        WatchedReader(pal.parent / "text.mpg", every_s=0.5, size=16, hang_s=60)
+    assert not psutil.Process().children()
+
+
 def test_a_killed_parent_leaves_no_child(pal: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from serving.inspections.watched_reader import WatchedReader\n"
-        "samples = iter(WatchedReader(Path(sys.argv[1]), every_s=0.5, size=224)); next(samples)\n"
+        "samples = iter(WatchedReader(Path(sys.argv[1]), every_s=0.5, size=224, hang_s=60)); next(samples)\n"
         "print('reading', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(pal)], stdout=subprocess.PIPE) as parent:

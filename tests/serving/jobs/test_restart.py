@@ -13,7 +13,15 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from support.live_service import ROOT, clean_environment, free_port, live_service, started, wait_until_ready
+from support.live_service import (
+    ROOT,
+    clean_environment,
+    free_port,
+    live_processes,
+    live_service,
+    started,
+    wait_until_ready,
+)
 from support.tiny_pair import write_tiny_pair
 from support.video_files import red_between, repeat, write_h264
 from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
@@ -121,6 +129,19 @@ def test_limits_of_space_and_time_and_an_unset_root(models: Path, video: Path) -
         assert "PIPEPROBE_VIDEO_ROOT" in path.json()["detail"]
         failed = wait_for_end(url, slow)
         assert (failed["state"], failed["reason"]) == ("failed", "it was not done within the 1 s allowed")
+
+
+def test_a_decoder_that_hangs_costs_a_job_a_piece_of_the_video(models: Path, video: Path) -> None:
+    with live_processes(models=models, settings={"job_hang_s": 5}) as service:
+        job = wait_until_scoring(service.url, submit(service.url, video).json())
+        below = psutil.Process(service.process.pid).children(recursive=True)
+        (decoder,) = [each for each in below if "serving.inspections.decoder_child" in each.cmdline()]
+        decoder.suspend()
+        done = wait_for_end(service.url, job)
+        assert (done["state"], done["attempts"]) == ("done", 1)
+        result = httpx.get(service.url + done["result"], timeout=20).json()
+        (lost,) = result["reading"]["lost_stretches"]
+        assert 0 < lost["end_s"] - lost["start_s"] < result["duration_s"] / 2
 
 
 def test_a_service_without_jobs_says_so(models: Path, video: Path) -> None:
