@@ -131,8 +131,8 @@ def command(
 
     A finding opens at a frame whose score reaches the operating point's threshold and closes 0.8 logits below it.
     The videos are only read. A video that is done is not scored again, unless it, the pair or a setting has
-    changed; one that cannot be read is reported and the others go on. The exit code is 0 if all were scored
-    completely, 1 if some were not, 2 if nothing could be started.
+    changed, or a piece of it was lost; one that cannot be read is reported and the others go on. The exit code
+    is 0 if all were scored completely, 1 if some were not, 2 if nothing could be started.
 
     \b
     Examples:
@@ -254,10 +254,13 @@ def _print_table(results: Sequence[VideoResult], title: str) -> None:
     console = Console(soft_wrap=True)
     table = Table(title=title, title_justify="left")
     any_corrupt = any(each.frames_corrupt for each in results)
+    any_lost = any(each.lost for each in results)
     table.add_column("video", overflow="fold", min_width=12)
     table.add_column("status")
     for heading in ("findings", "peak", "length", "frames", "frames/s", *(["corrupt"] if any_corrupt else [])):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    if any_lost:
+        table.add_column("lost", overflow="fold")
     for each in results:
         name = escape(Path(each.video).name)  # a name may hold [brackets], which rich takes for its own markup
         if each.status == "failed":
@@ -272,6 +275,7 @@ def _print_table(results: Sequence[VideoResult], title: str) -> None:
             str(each.frames_sampled),
             f"{each.frames_sampled / each.seconds_taken:.0f}" if each.seconds_taken else "",
             *([str(each.frames_corrupt)] if any_corrupt else []),
+            *([f"[magenta]{each.lost_s:.1f} s: {each.lost}[/]" if each.lost else ""] if any_lost else []),
         )
     console.print(table)
 

@@ -31,7 +31,10 @@ SCHEMA = "pipeprobe-batch/1"
 
 SUMMARY_COLUMNS = tuple(each.name for each in fields(VideoResult) if each.name != "seconds_taken")
 
-_COUNTED = ("findings", "frames", "frames_decoded", "frames_sampled", "frames_skipped", "frames_corrupt")
+_COUNTED = (
+    *("findings", "frames", "frames_decoded", "frames_sampled", "frames_skipped", "frames_corrupt", "frames_lost"),
+    "lost_s",
+)
 
 
 def write_summary(out: Path, results: Sequence[VideoResult], scoring: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ class VideoResult:
 
     Attributes:
         status: `scored`, `kept` (it was done before) or `failed`, for the `reason`.
-        complete: whether no stretch of it went unscored; what did is in `reason`.
+        complete: whether no stretch of it went unscored, or was lost; what did is in `reason`.
+        lost: the stretches that went down with a decoder, for people, and `lost_s` the seconds in them.
         seconds_taken: for decoding and scoring, now; 0 if it was kept.
         video_sha256: empty if it cannot be read.
     """
@@ -35,6 +36,9 @@ class VideoResult:
     frames_sampled: int = 0
     frames_skipped: int = 0
     frames_corrupt: int = 0
+    frames_lost: int = 0
+    lost_s: float = 0.0
+    lost: str = ""
     strategy: str = ""
     seconds_taken: float = 0.0
     video_sha256: str = ""
@@ -45,12 +49,12 @@ def result_of(
     video: Path, folder: Path, status: Status, document: Mapping[str, Any], *, seconds_taken: float = 0.0
 ) -> VideoResult:
     """The result of a video whose `findings.json` is `document`."""
-    reading, unscored = document["reading"], unscored_text(document["unscored"])
+    reading, missing = document["reading"], missing_text(document)
     return VideoResult(
         video=str(video),
         status=status,
         folder=folder,
-        complete=not unscored,
+        complete=not missing,
         findings=len(document["findings"]),
         peak_score=document["peak_score"],
         duration_s=document["duration_s"],
@@ -59,13 +63,33 @@ def result_of(
         frames_sampled=reading["sampled"],
         frames_skipped=reading["skipped"],
         frames_corrupt=reading["corrupt"],
+        frames_lost=reading["lost"],
+        lost_s=seconds_in(lost_stretches(document)),
+        lost=spans_text(lost_stretches(document)),
         strategy=reading["strategy"],
         seconds_taken=seconds_taken,
         video_sha256=document["video_sha256"],
-        reason=f"not scored: {unscored}" if unscored else "",
+        reason=missing,
     )
 
 
-def unscored_text(stretches: Iterable[Mapping[str, float]]) -> str:
-    """Stretches that nothing was scored of, for people; empty if there are none."""
+def missing_text(document: Mapping[str, Any]) -> str:
+    """What is missing of the video of a `findings.json`, for people; empty if it was scored from start to end."""
+    missing = {"not scored": document["unscored"], "lost with its decoder": lost_stretches(document)}
+    return "; ".join(f"{how}: {spans_text(stretches)}" for how, stretches in missing.items() if stretches)
+
+
+def lost_stretches(document: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What went down with a decoder of the video of a `findings.json`; those of earlier releases do not say."""
+    stretches: list[dict[str, float]] = document["reading"].get("lost_stretches", [])
+    return stretches
+
+
+def seconds_in(stretches: Iterable[Mapping[str, float]]) -> float:
+    """How long they are together."""
+    return round(sum(each["end_s"] - each["start_s"] for each in stretches), 3)
+
+
+def spans_text(stretches: Iterable[Mapping[str, float]]) -> str:
+    """When stretches of a video are, for people; empty if there are none."""
     return ", ".join(f"{clock_time(each['start_s'])} to {clock_time(each['end_s'])}" for each in stretches)

@@ -26,7 +26,7 @@ from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.locating import Locator, locator_for
 from serving.inspections.thumbnails import PeakPictures
 from serving.inspections.video import Sample, VideoInfo, check_file, unscored_stretches
-from serving.inspections.video_result import VideoResult, result_of, unscored_text
+from serving.inspections.video_result import VideoResult, lost_stretches, result_of, spans_text
 from serving.inspections.video_settings import LONGEST_HANG_S, SHORTEST_HANG_S, DistanceFrom, VideoSettings
 from serving.inspections.watched_reader import WatchedReader
 from serving.pairs.manifest import OperatingPoint
@@ -149,12 +149,13 @@ def _sha256_if_readable(path: Path) -> str:
 def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult | None:
     """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
 
-    Its page is made again if it is missing, or of an earlier release.
+    If a stretch was lost then, it may be had now, since what killed a decoder may have nothing to do with the video.
+    The page is made again if it is missing, or of an earlier release.
     """
     earlier = read_findings(folder)
     if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
         return None
-    if earlier.get("distance") != locator.origin:
+    if earlier.get("distance") != locator.origin or lost_stretches(earlier):
         return None
     if not are_all_there(folder, earlier):
         return None
@@ -236,7 +237,7 @@ def _origin(about: Mapping[str, Any], batch: Batch) -> Origin:
         threshold=batch.point.threshold,
         pair=batch.scorer.manifest.name,
         pair_version=batch.scorer.manifest.version,
-        unscored=unscored_text(about["unscored"]),
+        unscored=spans_text(about["unscored"]),
     )
 
 

@@ -21,8 +21,11 @@ from serving.inspections.batch_files import SUMMARY_JSON
 from serving.inspections.deliverables import FINDINGS_FILE, REPORT_FILE, read_findings
 from serving.inspections.sewer_ml_format import CLASS_NAMES
 from serving.inspections.thumbnails import bare_name
+from serving.inspections.video_result import lost_stretches, missing_text, seconds_in
 
 Json = dict[str, Any]
+
+_FATES = ("decoded", "skipped", "corrupt", "lost")
 
 
 def read_failures(out: Path) -> list[Json]:
@@ -62,6 +65,7 @@ def video_data(folder: Path, document: Json) -> Json:
         "facts": _facts(document),
         "unscored": _spans(document["unscored"]),
         "corrupt": _spans(document["reading"]["corrupt_stretches"]),
+        "lost": _spans(lost_stretches(document)),
         "frames": {
             "times_s": [round(each, 3) for each in frames.pts_s],
             "scores": [round(each, 4) for each in frames.score],
@@ -107,7 +111,7 @@ def _facts(document: Json) -> list[tuple[str, str]]:
     return [
         ("Length", clock_time(document["duration_s"])),
         ("Frames scored", f"{reading['sampled']:,} of {reading['pictures']:,}, {reading['strategy']}"),
-        ("Decoded / skipped / corrupt", " / ".join(f"{reading[key]:,}" for key in ("decoded", "skipped", "corrupt"))),
+        (" / ".join(_FATES).capitalize(), " / ".join(f"{reading.get(key, 0):,}" for key in _FATES)),
         ("Picture", f"{reading['width']} x {reading['height']}, {reading['codec']}{rate}"),
         ("Pair", f"{scoring['pair']} {scoring['pair_version']} ({scoring['variant']}, {scoring['device']})"),
         ("Operating point", f"{scoring['operating_point']}: opens at {scoring['enter']:.3f}"),
@@ -133,26 +137,25 @@ def index_data(out: Path, documents: Mapping[Path, Json]) -> Json:
 
 
 def _row(folder: Path, document: Json) -> Json:
-    reading, unscored = document["reading"], _spans(document["unscored"])
+    reading, missing = document["reading"], missing_text(document)
     return {
         "video": document["video"],
         "folder": folder.name,
         "href": f"{_href(folder.name)}/{REPORT_FILE}",
-        "status": "incomplete" if unscored else "complete",
+        "status": "incomplete" if missing else "complete",
         "findings": len(document["findings"]),
         "found_s": round(sum(each["end_s"] - each["start_s"] for each in document["findings"]), 3),
         "peak_score": document["peak_score"],
         "duration_s": document["duration_s"],
         "frames": reading["sampled"],
         "corrupt": reading["corrupt"],
-        "reason": "not scored: " + ", ".join(f"{clock_time(a)} to {clock_time(b)}" for a, b in unscored)
-        if unscored
-        else "",
+        "lost_s": seconds_in(lost_stretches(document)),
+        "reason": missing,
     }
 
 
 def _failed_row(failure: Mapping[str, Any]) -> Json:
-    nothing = dict.fromkeys(("peak_score", "duration_s", "frames", "corrupt", "findings"))
+    nothing = dict.fromkeys(("peak_score", "duration_s", "frames", "corrupt", "lost_s", "findings"))
     return {
         "video": Path(failure["video"]).name,
         "folder": failure["folder"],

@@ -28,6 +28,7 @@ def write_scored(
     duration_s: float = 60.0,
     intervals: Sequence[tuple[float, float]] = ((10.0, 14.0), (40.0, 41.0)),
     unscored: Sequence[tuple[float, float]] = (),
+    lost: Sequence[tuple[float, float]] = (),
     with_bare: bool = True,
 ) -> dict[str, Any]:
     """A video's folder with a finding, its peak at the start, at each interval; returns its `findings.json`."""
@@ -51,7 +52,7 @@ def write_scored(
     write_frames(folder / "frames.parquet", made_up_frames(times_s.tolist(), np.where(inside, 0.9, 0.1).tolist()), {})
     csv_rows.write_observations(folder / "findings.csv", observations)
     return json_file.write_findings(
-        folder / "findings.json", _about(video, sha256, duration_s, len(times_s), unscored), observations
+        folder / "findings.json", _about(video, sha256, duration_s, len(times_s), unscored, lost), observations
     )
 
 
@@ -70,9 +71,15 @@ def made_up_frames(
 
 
 def _about(
-    video: str, sha256: str, duration_s: float, sampled: int, unscored: Sequence[tuple[float, float]]
+    video: str,
+    sha256: str,
+    duration_s: float,
+    sampled: int,
+    unscored: Sequence[tuple[float, float]],
+    lost: Sequence[tuple[float, float]],
 ) -> dict[str, Any]:
     pictures = round(duration_s * 25)
+    n_lost = round(sum(b - a for a, b in lost) * 25)
     return {
         "video": video,
         "video_path": f"/archive/{video}",
@@ -90,9 +97,11 @@ def _about(
             "pictures": pictures,
             "decoded": sampled,
             "sampled": sampled,
-            "skipped": pictures - sampled,
+            "skipped": pictures - sampled - n_lost,
             "corrupt": 0,
             "corrupt_stretches": [],
+            "lost": n_lost,
+            "lost_stretches": [{"start_s": a, "end_s": b} for a, b in lost],
             "keyframe_spacing_s": 0.48,
             "spacing_s": 0.48,
             "longest_gap_s": 0.5,

@@ -16,9 +16,10 @@ const COLUMNS = [
   ["duration_s", "Length", (value) => (value === null ? "" : clock(value)), true],
   ["frames", "Frames scored", whole, true],
   ["corrupt", "Corrupt", whole, true],
+  ["lost_s", "Lost", (value) => (value ? `${value.toFixed(1)} s` : ""), true],
   ["reason", "Not scored, and why", String, false],
 ];
-const NUMERIC = new Set(["findings", "found_s", "peak_score", "duration_s", "frames", "corrupt"]);
+const NUMERIC = new Set(["findings", "found_s", "peak_score", "duration_s", "frames", "corrupt", "lost_s"]);
 
 const SHOWN = {
   "": () => true,

@@ -118,16 +118,17 @@ class Timeline {
     return parts;
   }
 
-  /** Where nothing was scored, or pictures were corrupt; of those no distance is known. */
+  /** Where nothing was scored, or pictures were lost or corrupt; of those no distance is known. */
   unknownStretches() {
     if (this.axis !== "time") {
       return [];
     }
-    const { unscored, corrupt } = this.report;
+    const { unscored, lost, corrupt } = this.report;
     const rect = (from, to, name, title) =>
       svg("rect", { class: name, ...this.span(from, to), y: this.y(1), height: this.y(0) - this.y(1) }, svg("title", {}, title));
     return [
       ...unscored.map(([a, b]) => rect(a, b, "unscored", `not scored: ${clock(a)} to ${clock(b)}`)),
+      ...lost.map(([a, b]) => rect(a, b, "lost", `lost with the decoder: ${clock(a)} to ${clock(b)}`)),
       ...corrupt.map(([a, b]) => rect(a, b, "corrupt", `corrupt pictures: ${clock(a)} to ${clock(b)}`)),
     ];
   }

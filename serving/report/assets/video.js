@@ -136,6 +136,10 @@ function showHead() {
   if (report.unscored.length) {
     notices.push(`Not scored, so look at it yourself: ${stretches(report.unscored)}`);
   }
+  if (report.lost.length) {
+    const lost_s = report.lost.reduce((sum, [a, b]) => sum + b - a, 0);
+    notices.push(`Lost with a decoder that crashed or hung, ${lost_s.toFixed(1)} s: ${stretches(report.lost)}`);
+  }
   if (report.corrupt.length) {
     notices.push(`Corrupt pictures: ${stretches(report.corrupt)}`);
   }

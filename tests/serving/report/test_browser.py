@@ -41,7 +41,9 @@ def out(tmp_path_factory: pytest.TempPathFactory, video: Path) -> Path:
     folder = tmp_path_factory.mktemp("out")
     intervals = [(1.0, 1.5), (2.0, 4.0), (6.0, 7.0)]
     write_scored(folder / "run", video="run.mp4", sha256=sha256_file(video), duration_s=8.0, intervals=intervals)
-    write_scored(folder / "part", video="part.mpg", intervals=[(1.0, 2.0)], unscored=[(30.0, 50.0)])
+    write_scored(
+        folder / "part", video="part.mpg", intervals=[(1.0, 2.0)], unscored=[(30.0, 50.0)], lost=[(55.0, 56.5)]
+    )
     write_scored(folder / "clean", video="clean.mpg", intervals=[])
     write_scored(folder / "bad name #1", video=HOSTILE, intervals=[(1.0, 2.0)])
     write_failures(folder, [("/a/empty.mpg", "/a/empty.mpg is empty: 0 bytes"), ("/a/text.mpg", "is a text file")])
@@ -196,6 +198,10 @@ def test_the_evidence_is_framed_where_it_points_somewhere(visit: Visit, tmp_path
 def test_what_was_not_scored_is_said_plainly(visit: Visit, out: Path) -> None:
     page = visit.open(out / "part" / "report.html")
     assert "Not scored, so look at it yourself: 00:00:30 to 00:00:50" in page.locator("#notices").inner_text()
+    assert (
+        "Lost with a decoder that crashed or hung, 1.5 s: 00:00:55 to 00:00:56" in page.locator("#notices").inner_text()
+    )
+    assert page.locator(".plot .lost").count() == 1
     assert page.locator(".unscored").count() == 1
     page = visit.open(out / "clean" / "report.html")
     assert page.locator("#findings-heading").inner_text() == "No findings"

@@ -102,10 +102,11 @@ def test_scripts_never_parse_data_as_markup() -> None:
 
 
 def test_a_video_page_shows_the_findings_and_every_frame(tmp_path: Path) -> None:
-    document = write_scored(tmp_path / "run", unscored=[(20.0, 25.0)])
+    document = write_scored(tmp_path / "run", unscored=[(20.0, 25.0)], lost=[(30.0, 31.0)])
     data = data_of(write_video_report(tmp_path / "run").read_text(encoding="utf-8"))
     assert data["video_sha256"] == SHA256
     assert data["unscored"] == [[20.0, 25.0]]
+    assert data["lost"] == [[30.0, 31.0]]
     assert data["frames"]["times_s"] == [n / 2 for n in range(120)]
     assert data["frames"]["scores"].count(0.9) == 8 + 2
     assert data["frames"]["distances_m"] is None
@@ -113,14 +114,16 @@ def test_a_video_page_shows_the_findings_and_every_frame(tmp_path: Path) -> None
     assert data["findings"][1]["photo"] == "peak_002.jpg"
     assert data["findings"][1]["bare_photo"] == "peak_002_bare.jpg"
     facts = dict(data["facts"])
-    assert facts["Decoded / skipped / corrupt"] == "120 / 1,380 / 0"
+    assert facts["Decoded / skipped / corrupt / lost"] == "120 / 1,355 / 0 / 25"
     assert facts["Pair"] == "tiny 1.0 (fp32, cpu)"
     other = {**document, "scoring": {**document["scoring"], "enter": 0.7}}
     assert video_data(tmp_path / "run", other)["findings_id"] != data["findings_id"]
 
 
-def test_folders_of_earlier_releases_lack_only_the_bare_pictures(tmp_path: Path) -> None:
+def test_folders_of_earlier_releases_lack_only_the_bare_pictures_and_what_was_lost(tmp_path: Path) -> None:
     document = write_scored(tmp_path / "run", with_bare=False)
+    del document["reading"]["lost"], document["reading"]["lost_stretches"]
+    assert index_data(tmp_path, {tmp_path / "run": document})["rows"][0]["lost_s"] == 0.0
     assert [each["bare_photo"] for each in video_data(tmp_path / "run", document)["findings"]] == [None, None]
 
 
@@ -132,17 +135,19 @@ def test_distances_are_shown_where_known(tmp_path: Path) -> None:
 
 def test_the_index_has_every_video_worst_first(tmp_path: Path) -> None:
     write_scored(tmp_path / "clean", video="clean.mpg", intervals=())
-    write_scored(tmp_path / "short", video="short.mpg", intervals=[(1.0, 3.0)])
+    write_scored(tmp_path / "short", video="short.mpg", intervals=[(1.0, 3.0)], lost=[(7.0, 8.5), (59.0, 60.0)])
     write_scored(tmp_path / "long", video="long.mpg", intervals=[(1.0, 9.0)], unscored=[(30.0, 40.0)])
     write_failures(tmp_path, [("/archive/broken.mpg", "/archive/broken.mpg is empty: 0 bytes")])
     rows = data_of(write_index(tmp_path).read_text(encoding="utf-8"))["rows"]
     assert [row["video"] for row in rows] == ["broken.mpg", "long.mpg", "short.mpg", "clean.mpg"]
-    assert [row["status"] for row in rows] == ["failed", "incomplete", "complete", "complete"]
+    assert [row["status"] for row in rows] == ["failed", "incomplete", "incomplete", "complete"]
     assert rows[0]["href"] is None
     assert "0 bytes" in rows[0]["reason"]
     assert rows[1]["reason"] == "not scored: 00:00:30 to 00:00:40"
     assert rows[1]["found_s"] == 8.0
     assert rows[2]["href"] == "short/report.html"
+    assert rows[2]["reason"] == "lost with its decoder: 00:00:07 to 00:00:08, 00:00:59 to 00:01:00"
+    assert [row["lost_s"] for row in rows] == [None, 0.0, 2.5, 0.0]
 
 
 def test_links_lead_to_folders_of_any_name(tmp_path: Path) -> None:
