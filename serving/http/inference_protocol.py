@@ -11,7 +11,6 @@ are problem documents as everywhere, with the protocol's member `error` beside t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 import numpy as np
@@ -20,10 +19,11 @@ from starlette.responses import JSONResponse, Response
 
 from serving.batching import ScoredFrame
 from serving.errors import PipeprobeError
+from serving.http.admission import admitted
 from serving.http.bodies import read_tensors
 from serving.http.infer_tensors import HEADER_LENGTH, InferRequest, encode_answer, parse_request
 from serving.http.problem import answer_error
-from serving.http.routing import caller_of, engine_of, score_frames
+from serving.http.routing import engine_of
 from serving.pairs.lanes import Lane
 from serving.pairs.versions import version_of
 from serving.scorer import Scores
@@ -95,29 +95,18 @@ async def model_ready(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     """`POST /v2/models/{name}[/versions/{version}]/infer`: all frames are scored, or none is answered for."""
-    started = time.perf_counter()
-    engine, lane = engine_of(request), _named_lane(request)
-    settings = engine.settings
-    with engine.request(caller_of(request)) as budget, lane.in_use():
-        async with budget.deadline():
-            lane.batcher.check_room(1, settings.deadline_s)
-            body = await read_tensors(request, budget, settings)
-            asked = parse_request(request.headers.get(HEADER_LENGTH), body, lane.manifest, settings.max_batch_frames)
-            del body
-            read_s = time.perf_counter() - started
-            outcomes = await score_frames(
-                request, lane, asked.frames, settings.deadline_s - read_s, prepare=asked.as_frame
-            )
+    lane = _named_lane(request)
+    async with admitted(request, lane) as admission:
+        body = await read_tensors(request, admission.budget, admission.settings)
+        most = admission.settings.max_batch_frames
+        asked = parse_request(request.headers.get(HEADER_LENGTH), body, lane.manifest, most)
+        del body
+        outcomes = await admission.score(asked.frames, prepare=asked.as_frame)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        scored_at = time.perf_counter()
-        response = _answer(asked, lane, [outcome for outcome in outcomes if isinstance(outcome, ScoredFrame)])
-        now = time.perf_counter()
-        lane.telemetry.stage("read", read_s)
-        lane.telemetry.stage("encode", now - scored_at)
-        lane.telemetry.stage("total", now - started)
-        return response
+        scored = [outcome for outcome in outcomes if isinstance(outcome, ScoredFrame)]
+        return admission.answered(_answer(asked, lane, scored))
 
 
 def _answer(asked: InferRequest, lane: Lane, frames: list[ScoredFrame]) -> Response:

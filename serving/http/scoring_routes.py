@@ -7,7 +7,6 @@ POST /v1/score/raw                      many frames that the caller decoded and 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,11 @@ from starlette.responses import JSONResponse, Response
 from serving.batching import ScoredFrame
 from serving.engine import Engine
 from serving.errors import PipeprobeError, RequestError
+from serving.http.admission import Admission, admitted
 from serving.http.bodies import read_batch, read_frame, read_raw
 from serving.http.npy import to_frame
 from serving.http.problem import problem_of
-from serving.http.routing import caller_of, engine_of, score_frames
+from serving.http.routing import engine_of
 from serving.pairs.lanes import Lane
 from serving.pairs.manifest import OperatingPoint
 
@@ -49,62 +49,43 @@ class _Ask:
 
 async def score_one(request: Request) -> Response:
     """`POST /v1/score`."""
-    started = time.perf_counter()
-    engine = engine_of(request)
-    ask = _ask(request, engine)
-    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
-        async with budget.deadline():
-            ask.lane.batcher.check_room(1, engine.settings.deadline_s)
-            data = await read_frame(request, budget, engine.settings)
-            read_s = time.perf_counter() - started
-            (outcome,) = await score_frames(request, ask.lane, [data], engine.settings.deadline_s - read_s)
+    ask = _ask(request)
+    async with admitted(request, ask.lane) as admission:
+        data = await read_frame(request, admission.budget, admission.settings)
+        (outcome,) = await admission.score([data])
         if isinstance(outcome, BaseException):
             raise outcome
-        scored_at = time.perf_counter()
-        body = _result(ask, outcome) | ask.about | {"request_id": request.state.request_id}
-        body["timings_ms"] = _milliseconds(
-            read=read_s,
+        timings = _milliseconds(
+            read=admission.read_s,
             decode=outcome.decode_s,
             queue=outcome.queue_s,
             infer=outcome.infer_s,
-            total=scored_at - started,
+            total=admission.total_s,
         )
-        return _answer(ask, body, started, read_s, scored_at)
+        about = ask.about | {"request_id": request.state.request_id, "timings_ms": timings}
+        return admission.answered(JSONResponse(_result(ask, outcome) | about))
 
 
 async def score_batch(request: Request) -> Response:
     """`POST /v1/score/batch`: 200 with a result or a problem for each frame, in the order of the request."""
-    started = time.perf_counter()
-    engine = engine_of(request)
-    ask = _ask(request, engine)
-    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
-        async with budget.deadline():
-            ask.lane.batcher.check_room(1, engine.settings.deadline_s)
-            uploads = await read_batch(request, budget, engine.settings)
-            read_s = time.perf_counter() - started
-            frames = [upload.data for upload in uploads]
-            outcomes = await score_frames(request, ask.lane, frames, engine.settings.deadline_s - read_s)
-        return _answer_batch(request, ask, [upload.name for upload in uploads], outcomes, started, read_s)
+    ask = _ask(request)
+    async with admitted(request, ask.lane) as admission:
+        uploads = await read_batch(request, admission.budget, admission.settings)
+        outcomes = await admission.score([upload.data for upload in uploads])
+        return _answer_batch(request, ask, admission, [upload.name for upload in uploads], outcomes)
 
 
 async def score_raw(request: Request) -> Response:
     """`POST /v1/score/raw`: as `score_batch`, of uint8 frames [N, S, S, 3] or one [S, S, 3] at the pair's size S."""
-    started = time.perf_counter()
-    engine = engine_of(request)
-    ask = _ask(request, engine)
-    deadline_s, side = engine.settings.deadline_s, ask.lane.manifest.image_size
-    with engine.request(caller_of(request)) as budget, ask.lane.in_use():
-        async with budget.deadline():
-            ask.lane.batcher.check_room(1, deadline_s)
-            frames = await read_raw(request, budget, engine.settings, side)
-            read_s = time.perf_counter() - started
-            outcomes = await score_frames(
-                request, ask.lane, frames, deadline_s - read_s, prepare=lambda data: to_frame(data, side)
-            )
-        return _answer_batch(request, ask, [""] * len(frames), outcomes, started, read_s)
+    ask = _ask(request)
+    side = ask.lane.manifest.image_size
+    async with admitted(request, ask.lane) as admission:
+        frames = await read_raw(request, admission.budget, admission.settings, side)
+        outcomes = await admission.score(frames, prepare=lambda data: to_frame(data, side))
+        return _answer_batch(request, ask, admission, [""] * len(frames), outcomes)
 
 
-def _ask(request: Request, engine: Engine) -> _Ask:
+def _ask(request: Request) -> _Ask:
     """Read the query; raises `RequestError`, `PairNotFoundError`, `OperatingPointNotFoundError`."""
     query = request.query_params
     for key in query:
@@ -113,7 +94,7 @@ def _ask(request: Request, engine: Engine) -> _Ask:
     evidence = _SWITCH.get(query.get("evidence", "false").lower())
     if evidence is None:
         raise RequestError(f"evidence={query['evidence'][:50]!r} is neither true nor false")
-    lane = engine.lanes.find(query.get("pair"), query.get("version"))
+    lane = engine_of(request).lanes.find(query.get("pair"), query.get("version"))
     request.state.pair = (lane.name, lane.version)
     return _Ask(lane=lane, point=lane.operating_point(query.get("operating_point")), evidence=evidence)
 
@@ -145,12 +126,10 @@ def _item(engine: Engine, ask: _Ask, outcome: ScoredFrame | BaseException, index
 def _answer_batch(
     request: Request,
     ask: _Ask,
+    admission: Admission,
     names: Sequence[str],
     outcomes: Sequence[ScoredFrame | BaseException],
-    started: float,
-    read_s: float,
 ) -> Response:
-    scored_at = time.perf_counter()
     engine = engine_of(request)
     results = [
         {"index": index, "name": name} | _item(engine, ask, outcome, index)
@@ -161,19 +140,9 @@ def _answer_batch(
         "n_frames": len(results),
         "n_failed": sum("error" in result for result in results),
         "results": results,
-        "timings_ms": _milliseconds(read=read_s, total=scored_at - started),
+        "timings_ms": _milliseconds(read=admission.read_s, total=admission.total_s),
     }
-    return _answer(ask, body, started, read_s, scored_at)
-
-
-def _answer(ask: _Ask, body: dict[str, Any], started: float, read_s: float, scored_at: float) -> Response:
-    response = JSONResponse(body)
-    now = time.perf_counter()
-    telemetry = ask.lane.telemetry
-    telemetry.stage("read", read_s)
-    telemetry.stage("encode", now - scored_at)
-    telemetry.stage("total", now - started)
-    return response
+    return admission.answered(JSONResponse(body))
 
 
 def _milliseconds(**seconds: float) -> dict[str, float]:
