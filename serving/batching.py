@@ -5,10 +5,11 @@
         future <-------------------------------------- score it, hand every frame's result back
 
 A scorer never waits for a batch to fill: alone, a frame is scored at once; under load, frames queue up while
-the scorers are busy and the next batch is as large as the load. Several scorers keep a CPU's cores busy where
-one call of the session would leave them waiting for each other at the end of every layer. Frames are checked
-one by one before they meet in a batch, so nobody's damaged file can fail another's, and a frame whose caller
-has gone is dropped wherever it is. Shape legend: S image side, h w evidence map, D feature dimension.
+the scorers are busy and the next batch is as large as the load. On a CPU there are then several scorers with one
+core each, since the threads of a call that has all cores wait for each other at the end of every layer. Such a call
+answers sooner, though: frames that are alone get one. Frames are checked one by one before they meet in a batch, so
+nobody's damaged file can fail another's, and a frame whose caller has gone is dropped wherever it is. Shape legend:
+S image side, h w evidence map, D feature dimension.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 Prepare = Callable[[bytes], Frame]
 """A request's bytes to uint8 [S, S, 3]; raises a `PipeprobeError` that tells the sender what is wrong."""
+
+Score = Callable[[NDArray[np.uint8]], Scores]
 
 # Weight of the newest batch in the running estimate of the time per frame.
 _NEWEST = 0.2
@@ -96,6 +99,7 @@ class Batcher:
 
     Args:
         score: scores uint8 [N, S, S, 3]; called from several threads if there are several scorers.
+        score_alone: instead of `score` for a batch beside which there is no other frame; None: `score` for all.
         pool: runs `prepare`; may be shared with other batchers and is not shut down here.
         max_batch: most frames in one call of `score`.
         max_frames: most frames between `submit` and their result.
@@ -105,8 +109,9 @@ class Batcher:
 
     def __init__(
         self,
-        score: Callable[[NDArray[np.uint8]], Scores],
+        score: Score,
         *,
+        score_alone: Score | None = None,
         pool: Pool,
         max_batch: int,
         max_frames: int,
@@ -115,6 +120,7 @@ class Batcher:
         lag_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._score = score
+        self._score_alone = score_alone or score
         self._pool = pool
         self._max_batch = max_batch
         self._max_frames = max_frames
@@ -241,7 +247,9 @@ class Batcher:
         show_name()
         while jobs := self._take():
             taken_at = time.perf_counter()
-            results = self._score_jobs([frame for _, frame in jobs])
+            # Read from another thread, it may be late by a frame: then a batch takes longer, or more of the cores.
+            score = self._score_alone if self._frames <= len(jobs) else self._score
+            results = _score_each(score, [frame for _, frame in jobs])
             infer_s = time.perf_counter() - taken_at
             self._observer.batch(len(jobs))
             self._call(self._deliver, [job for job, _ in jobs], results, taken_at, infer_s)
@@ -260,16 +268,6 @@ class Batcher:
                     return jobs
                 self._ready.wait()
 
-    def _score_jobs(self, frames: list[Frame]) -> list[_Result]:
-        """One result per frame. If a batch fails, its frames are tried alone, so that one cannot fail others."""
-        try:
-            return _split(self._score(np.stack(frames)))
-        except Exception:
-            logger.exception("a batch of %d frames could not be scored", len(frames))
-            if len(frames) == 1:
-                return [None]
-        return [self._score_jobs([frame])[0] for frame in frames]
-
     def _call(self, function: Callable[..., None], *args: Any) -> None:
         """Call on the event loop, unless that has ended, when nobody waits for the results any more."""
         assert self._loop is not None
@@ -280,6 +278,17 @@ class Batcher:
 
 
 _Result = tuple[float, float, NDArray[np.float32], NDArray[np.float32]] | None
+
+
+def _score_each(score: Score, frames: list[Frame]) -> list[_Result]:
+    """One result per frame. If a batch fails, its frames are tried alone, so that one cannot fail others."""
+    try:
+        return _split(score(np.stack(frames)))
+    except Exception:
+        logger.exception("a batch of %d frames could not be scored", len(frames))
+        if len(frames) == 1:
+            return [None]
+    return [_score_each(score, [frame])[0] for frame in frames]
 
 
 def _split(scores: Scores) -> list[_Result]:

@@ -88,10 +88,17 @@ class Settings(BaseSettings):
     )
     variant: str = _text("", "names", "fp32, fp16 or int8; none: the fastest for the device")
     workers: int = _number(1, 1, 64, "worker processes, each with its own sessions and its own limits below")
-    threads: int = _number(0, 0, 256, "CPU threads of one session run; 0: the available cores over the workers")
+    threads: int = _number(
+        0,
+        0,
+        256,
+        "CPU threads of one session run; 0: one under load, else the available cores over the workers",
+    )
     decode_threads: int = _number(0, 0, 256, "threads that decode frames; 0: the available cores over the workers")
-    scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 4 on a CPU, 32 on a GPU")
-    scorers: int = _number(0, 0, 16, "session runs at the same time; 0: 2 on a CPU of several cores, else 1")
+    scorer_batch: int = _number(0, 0, 128, "most frames in one run of the session; 0: 8 on a CPU, 32 on a GPU")
+    scorers: int = _number(
+        0, 0, 16, "session runs at the same time; 0: on a CPU as many as keep its cores busy, else 1"
+    )
     cuda_graphs: int = _number(
         0, 0, 1, "1: one CUDA graph for each batch size, on GPUs only; whether it pays depends on pair and GPU"
     )
@@ -262,24 +269,34 @@ class Settings(BaseSettings):
     def batch_of(self, device: str) -> int:
         """Most frames in one run of the session on `device`.
 
-        A CPU gains nothing from large batches; small ones keep it scoring while the next frames are decoded
-        and answers go out. A GPU needs them.
+        A CPU gains little from large batches; small ones keep it scoring while the next frames are decoded and answers
+        go out. A GPU needs them.
         """
-        return self.scorer_batch or (4 if parse_device(device).kind == "cpu" else 32)
+        return self.scorer_batch or (8 if parse_device(device).kind == "cpu" else 32)
 
     def scorers_of(self, device: str) -> int:
-        """Runs of one session on `device` at the same time.
+        """Runs of one session on `device` at the same time: on a CPU, as many as keep its cores busy.
 
-        Two keep the cores of a CPU busy where the threads of one wait for each other at the end of every layer.
+        Where a run has several threads these are two at least, since the threads of one wait for each other at the end
+        of every layer.
         """
-        several = parse_device(device).kind == "cpu" and self.session_threads() > 1
-        return self.scorers or (2 if several else 1)
+        if self.scorers or parse_device(device).kind != "cpu":
+            return self.scorers or 1
+        return max(self._cores() // self.busy_threads(device), 2 if self.threads > 1 else 1)
 
-    def session_threads(self) -> int:
-        return self.threads or max(1, available_cores() // self.workers)
+    def busy_threads(self, device: str) -> int:
+        """CPU threads of one session run under load: side by side, runs of one thread never wait for each other."""
+        return self.threads or (1 if parse_device(device).kind == "cpu" else self._cores())
+
+    def lone_threads(self) -> int:
+        """CPU threads of one session run that has the machine to itself: all there are, for the sake of latency."""
+        return self.threads or self._cores()
 
     def pool_threads(self) -> int:
-        return self.decode_threads or max(1, available_cores() // self.workers)
+        return self.decode_threads or self._cores()
+
+    def _cores(self) -> int:
+        return max(1, available_cores() // self.workers)
 
 
 def settings_table() -> list[tuple[str, str, str, str]]:

@@ -60,10 +60,10 @@ class AloneTimes:
 def candidate_setups(cores: int | None = None) -> list[Setup]:
     """The setups worth trying on a CPU of that many cores (default: this one's), the service's own first."""
     cores = cores or available_cores()
-    shares = [(cores, 2), (1, cores), (cores, 1), (1, 1)] if cores > 1 else [(1, 1)]
+    shares = [(1, cores), (cores, 2), (cores, 1), (1, 1)] if cores > 1 else [(1, 1)]
     return [
         Setup(threads=threads, scorers=scorers, decoders=cores, batch=batch)
-        for batch in (4, 8, 16)
+        for batch in (8, 4, 16)
         for threads, scorers in shares
     ]
 

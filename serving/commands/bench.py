@@ -101,7 +101,7 @@ def _option(name: str, value: object) -> list[str]:
 def _service_setup(settings: Settings, device: str) -> Setup:
     """How the service shares the cores, by the same PIPEPROBE_* variables."""
     return Setup(
-        threads=settings.session_threads(),
+        threads=settings.busy_threads(device),
         scorers=settings.scorers_of(device),
         decoders=settings.pool_threads(),
         batch=settings.batch_of(device),

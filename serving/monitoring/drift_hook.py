@@ -6,9 +6,6 @@ import logging
 import os
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from serving.limits import Settings
 from serving.monitoring.drift_metrics import DriftMetrics
 from serving.monitoring.drift_reference import load_reference
@@ -17,14 +14,14 @@ from serving.scorer import Scorer, Scores
 logger = logging.getLogger(__name__)
 
 
-def watched_score(scorer: Scorer, drift: DriftMetrics, settings: Settings) -> Callable[[NDArray[np.uint8]], Scores]:
-    """The scorer's `score`, which also fills the pair's window; as it is if the pair ships no reference.
+def drift_watch(scorer: Scorer, drift: DriftMetrics, settings: Settings) -> Callable[[Scores], None]:
+    """What fills the pair's window with the scores that it is told of; nothing if the pair ships no reference.
 
     Raises `PairInvalidError` if the pair ships one that does not fit it.
     """
     manifest = scorer.pair.manifest
     if not settings.drift_window_frames:
-        return scorer.score
+        return _see_nothing
     reference = load_reference(scorer.pair, scorer.variant)
     if reference is None:
         logger.warning(
@@ -32,7 +29,7 @@ def watched_score(scorer: Scorer, drift: DriftMetrics, settings: Settings) -> Ca
             manifest.name,
             manifest.version,
         )
-        return scorer.score
+        return _see_nothing
     watch = drift.watch(
         pair=manifest.name,
         version=manifest.version,
@@ -42,10 +39,8 @@ def watched_score(scorer: Scorer, drift: DriftMetrics, settings: Settings) -> Ca
         window_s=settings.drift_window_s,
         worker=os.getpid(),
     )
+    return watch.see
 
-    def score(frames: NDArray[np.uint8]) -> Scores:
-        scores = scorer.score(frames)
-        watch.see(scores)
-        return scores
 
-    return score
+def _see_nothing(_: Scores) -> None:
+    pass

@@ -17,7 +17,7 @@ from serving.errors import ConfigError, PairError, PipeprobeError
 from serving.frames import Frame, decode_bytes
 from serving.http.loop_lag import LoopLag
 from serving.limits import Settings
-from serving.monitoring.drift_hook import watched_score
+from serving.monitoring.drift_hook import drift_watch
 from serving.monitoring.telemetry import Telemetry
 from serving.pairs.golden import verify_golden
 from serving.pairs.lanes import Lane
@@ -99,7 +99,9 @@ class Opener:
     def lane(self, pair: Pair) -> Lane:
         """A lane that is not started yet; takes seconds, in any thread."""
         settings, manifest = self._settings, pair.manifest
-        scorer = self._scorer(pair, settings.session_threads())
+        scorer = self._scorer(pair, settings.lone_threads())
+        busy_threads = settings.busy_threads(self._device)
+        busy = scorer if scorer.threads == busy_threads else self._scorer(pair, busy_threads)
         metrics = self._telemetry.pair(manifest.name, manifest.version, manifest.operating_points)
         self._telemetry.serves(
             pair=manifest.name,
@@ -110,18 +112,23 @@ class Opener:
             device=scorer.device,
             provider=scorer.provider,
         )
-        watched, limits = watched_score(scorer, self._telemetry.drift, settings), settings.decode_limits
+        watch, limits = drift_watch(scorer, self._telemetry.drift, settings), settings.decode_limits
 
-        def score(frames: NDArray[np.uint8]) -> Scores:
-            scores = watched(frames)
-            self._on_scored(scorer, frames, scores)
-            return scores
+        def watched(session: Scorer) -> Callable[[NDArray[np.uint8]], Scores]:
+            def score(frames: NDArray[np.uint8]) -> Scores:
+                scores = session.score(frames)
+                watch(scores)
+                self._on_scored(scorer, frames, scores)
+                return scores
+
+            return score
 
         def decode(data: bytes) -> Frame:
             return decode_bytes(data, manifest.image_size, limits)
 
         batcher = Batcher(
-            score,
+            watched(busy),
+            score_alone=watched(scorer),
             pool=self._pool,
             max_batch=scorer.max_batch,
             max_frames=settings.max_queue,

@@ -117,6 +117,26 @@ def test_batches_what_queued_up_while_the_scorer_was_busy() -> None:
     assert (max(observer.depths), observer.depths[-1]) == (12, 0)
 
 
+def test_only_frames_that_are_alone_are_scored_as_such() -> None:
+    async def main() -> None:
+        async with batcher_of(busy.score, score_alone=alone.score) as batcher:
+            first = batcher.submit(b"\x01", frame_of)
+            assert await asyncio.to_thread(alone.entered.wait, 5)
+            others = [batcher.submit(bytes([i]), frame_of) for i in range(2, 12)]
+            while len(batcher._queue) < 10:  # all decoded and waiting
+                await asyncio.sleep(0.001)
+            alone.open.set()
+            await asyncio.gather(first, *others)
+            await batcher.submit(b"\x63", frame_of)
+
+    busy, alone = Gate(), Gate(open_=False)
+    asyncio.run(main())
+    # Beside the first eight others wait; whether the last two are alone depends on how soon the eight have left.
+    assert busy.seen[:8] == list(range(2, 10))
+    assert (alone.seen[0], alone.seen[-1]) == (1, 99)
+    assert sorted(busy.seen + alone.seen) == [*range(1, 12), 99]
+
+
 def test_several_scorers_score_at_the_same_time() -> None:
     both = threading.Barrier(2)
 

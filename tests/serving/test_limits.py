@@ -13,7 +13,7 @@ def test_defaults_hold_without_any_variable() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert settings.device_of(5) == "cpu"
-    assert (settings.batch_of("cpu"), settings.batch_of("cuda:1")) == (4, 32)
+    assert (settings.batch_of("cpu"), settings.batch_of("cuda:1")) == (8, 32)
     assert settings.decode_limits.max_bytes == settings.max_frame_bytes
 
 
@@ -32,18 +32,24 @@ def test_reads_what_is_set() -> None:
     assert [settings.device_of(worker) for worker in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert (settings.variant, settings.deadline_s) == ("fp16", 2.5)
     assert settings.max_queue == Settings().max_queue
-    assert settings.session_threads() == 3
+    assert settings.lone_threads() == 3
 
 
-def test_workers_share_the_cores() -> None:
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.limits.available_cores", lambda: 8)
     alone, many = Settings(), Settings(workers=64)
-    assert alone.session_threads() >= many.session_threads() == 1
-    assert many.pool_threads() == 1
+    assert (alone.lone_threads(), alone.pool_threads(), alone.scorers_of("cpu")) == (8, 8, 8)
+    assert (Settings(workers=4).lone_threads(), Settings(workers=4).scorers_of("cpu")) == (2, 2)
+    assert many.lone_threads() == many.pool_threads() == many.scorers_of("cpu") == 1
 
 
-def test_a_cpu_runs_two_scorers_where_it_has_the_cores() -> None:
-    assert Settings(threads=4).scorers_of("cpu") == 2
-    assert Settings(threads=1).scorers_of("cpu") == Settings(threads=4).scorers_of("cuda:1") == 1
+def test_runs_of_one_thread_share_a_cpu_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.limits.available_cores", lambda: 8)
+    assert (Settings().busy_threads("cpu"), Settings().busy_threads("cuda")) == (1, 8)
+    assert (Settings(threads=3).busy_threads("cpu"), Settings(threads=3).lone_threads()) == (3, 3)
+    threads_of_all, scorers_of_all = (1, 2, 3, 8), (8, 4, 2, 2)
+    assert tuple(Settings(threads=threads).scorers_of("cpu") for threads in threads_of_all) == scorers_of_all
+    assert Settings(threads=4).scorers_of("cuda:1") == Settings().scorers_of("cuda") == 1
     assert Settings(threads=4, scorers=3).scorers_of("cuda") == Settings(scorers=3).scorers_of("cpu") == 3
 
 

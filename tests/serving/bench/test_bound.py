@@ -70,4 +70,4 @@ def test_orders_setups_by_speed_and_times_frames_alone(pair: Pair) -> None:
 def test_candidates_use_the_cores_that_there_are() -> None:
     assert {(setup.threads, setup.scorers) for setup in candidate_setups(4)} == {(4, 2), (1, 4), (4, 1), (1, 1)}
     assert {(setup.threads, setup.scorers) for setup in candidate_setups(1)} == {(1, 1)}
-    assert candidate_setups(2)[0] == Setup(threads=2, scorers=2, decoders=2, batch=4)
+    assert candidate_setups(2)[0] == Setup(threads=1, scorers=2, decoders=2, batch=8)
