@@ -71,6 +71,7 @@ class VideoOptions:
     version: str | None = None
     operating_point: str | None = None
     every_s: float | None = None
+    every_m: float | None = None
     min_duration_s: float | None = None
     join_gap_s: float | None = None
     distance: str | None = None

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from serving.commands.duration import Duration
+from serving.commands.step import Step, StepType
 from serving.errors import ConfigError
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
@@ -42,12 +43,12 @@ _DEFAULTS = VideoSettings()
 )
 @click.option(
     "--every",
-    "every_s",
-    type=Duration(),
-    default=_DEFAULTS.every_s,
+    type=StepType(),
+    default=f"{_DEFAULTS.every_s:g}s",
     show_default=True,
-    metavar="TIME",
-    help="Most time between two scored frames: 0.5, 0.5s or 200ms.",
+    metavar="STEP",
+    help="Most time between two scored frames, such as 0.5s or 200ms; or most distance along the pipe, such as 0.25m: "
+    "where that is not known, frames are scored by time, 2 s for each metre, and at a standstill, 10 s.",
 )
 @click.option("--all", "all_pictures", is_flag=True, help="Score every picture of the video, in place of --every.")
 @click.option(
@@ -112,7 +113,7 @@ def command(
     ctx: click.Context,
     paths: tuple[Path, ...],
     out: Path,
-    every_s: float,
+    every: Step,
     all_pictures: bool,
     pair_name: str | None,
     models: Path | None,
@@ -138,13 +139,17 @@ def command(
     Examples:
       pipeprobe videos inspections/ --out findings/
       pipeprobe videos run-17.mpg --out findings/ --every 200ms --operating-point recall_95
+      pipeprobe videos inspections/ --out findings/ --every 0.25m
       pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
       pipeprobe videos /mnt/tapes/ --out findings/ --hang-after 5min
     """
-    if all_pictures and ctx.get_parameter_source("every_s") is ParameterSource.COMMANDLINE:
-        raise ConfigError("--all is every picture and --every a time between two: give one of them")
+    if all_pictures and ctx.get_parameter_source("every") is ParameterSource.COMMANDLINE:
+        raise ConfigError("--all is every picture and --every a step between two: give one of them")
+    if all_pictures:
+        every = Step(every_s=SHORTEST_STEP_S)
     settings = VideoSettings(
-        every_s=SHORTEST_STEP_S if all_pictures else every_s,
+        every_s=every.every_s,
+        every_m=every.every_m,
         operating_point=operating_point,
         min_duration_s=min_duration_s,
         join_gap_s=join_gap_s,
@@ -255,9 +260,11 @@ def _print_table(results: Sequence[VideoResult], title: str) -> None:
     table = Table(title=title, title_justify="left")
     any_corrupt = any(each.frames_corrupt for each in results)
     any_lost = any(each.lost for each in results)
+    any_gap = any(each.longest_gap_m is not None for each in results)
     table.add_column("video", overflow="fold", min_width=12)
     table.add_column("status")
-    for heading in ("findings", "peak", "length", "frames", "frames/s", *(["corrupt"] if any_corrupt else [])):
+    headings = ("findings", "peak", "length", "scored", "frames/s")
+    for heading in (*headings, *_if(any_gap, "gap"), *_if(any_corrupt, "corrupt")):
         table.add_column(heading, justify="right", no_wrap=True)
     if any_lost:
         table.add_column("lost", overflow="fold")
@@ -272,12 +279,17 @@ def _print_table(results: Sequence[VideoResult], title: str) -> None:
             f"[red]{each.findings}[/]" if each.findings else "[green]0[/]",
             f"{each.peak_score:.3f}",
             clock_time(each.duration_s or 0.0),
-            str(each.frames_sampled),
+            str(each.frames_scored),
             f"{each.frames_sampled / each.seconds_taken:.0f}" if each.seconds_taken else "",
-            *([str(each.frames_corrupt)] if any_corrupt else []),
-            *([f"[magenta]{each.lost_s:.1f} s: {each.lost}[/]" if each.lost else ""] if any_lost else []),
+            *_if(any_gap, "" if each.longest_gap_m is None else f"{each.longest_gap_m:.2f} m"),
+            *_if(any_corrupt, str(each.frames_corrupt)),
+            *_if(any_lost, f"[magenta]{each.lost_s:.1f} s: {each.lost}[/]" if each.lost else ""),
         )
     console.print(table)
+
+
+def _if(wanted: bool, text: str) -> list[str]:
+    return [text] if wanted else []
 
 
 def _report_failures(results: Sequence[VideoResult]) -> int:

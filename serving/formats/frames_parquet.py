@@ -3,6 +3,8 @@
     pts_s                double   seconds from the video's start
     score, logit         float    calibrated probability of a defect, and what it was made of
     kind                 string   `keyframe` if the picture was coded alone, else `predicted`
+    score_source         string   scored; or between, if the score is that of the frame before it, because it shows a
+                                  place less than the step along the pipe away (`pipeprobe videos --every 0.25m`)
     distance_m           double   null where it is not known
     distance_source      string   osd, interpolated, sidecar or none
     distance_confidence  float    null where no distance is known
@@ -26,6 +28,7 @@ from serving.errors import ConfigError
 FILE = "frames.parquet"
 
 KEYFRAME, PREDICTED = "keyframe", "predicted"
+SCORED, BETWEEN = "scored", "between"
 
 _NULLABLE = ("distance_m", "distance_confidence")
 _TYPES = {
@@ -33,6 +36,7 @@ _TYPES = {
     "score": "float32",
     "logit": "float32",
     "kind": "string",
+    "score_source": "string",
     "distance_m": "float64",
     "distance_source": "string",
     "distance_confidence": "float32",
@@ -47,6 +51,7 @@ class Frames:
     score: Sequence[float]
     logit: Sequence[float]
     kind: Sequence[str]
+    score_source: Sequence[str]
     distance_m: Sequence[float | None]
     distance_source: Sequence[str]
     distance_confidence: Sequence[float | None]

@@ -32,7 +32,7 @@ SCHEMA = "pipeprobe-batch/1"
 SUMMARY_COLUMNS = tuple(each.name for each in fields(VideoResult) if each.name != "seconds_taken")
 
 _COUNTED = (
-    *("findings", "frames", "frames_decoded", "frames_sampled", "frames_skipped", "frames_corrupt", "frames_lost"),
+    *(each.name for each in fields(VideoResult) if each.name == "findings" or each.name.startswith("frames")),
     "lost_s",
 )
 
@@ -63,6 +63,9 @@ def write_manifest(out: Path, results: Sequence[VideoResult], scoring: Mapping[s
             "scoring": dict(scoring),
             "videos": _count_videos(results),
             "counts": {name: sum(getattr(each, name) for each in results) for name in _COUNTED},
+            "longest_gap_m": max(
+                (each.longest_gap_m for each in results if each.longest_gap_m is not None), default=None
+            ),
             "failures": [_identity(each) | {"reason": each.reason} for each in results if each.status == "failed"],
             "incomplete": [_identity(each) | {"reason": each.reason} for each in results if _is_incomplete(each)],
             "inputs": [_identity(each) for each in results],

@@ -108,8 +108,12 @@ def parse_counter(text: str) -> Counter | None:
 
 def is_possible(earlier: Reading, later: Reading) -> bool:
     """Whether a crawler gets from one reading to the other in the time between."""
-    allowed_m = MAX_SPEED_M_S * (later.time_s - earlier.time_s) + _ROUNDING_M
-    return abs(later.distance_m - earlier.distance_m) <= allowed_m
+    return can_be_driven(later.distance_m - earlier.distance_m, later.time_s - earlier.time_s)
+
+
+def can_be_driven(metres: float, seconds: float) -> bool:
+    """Whether a crawler gets so far, forwards or back, in that time."""
+    return abs(metres) <= MAX_SPEED_M_S * seconds + _ROUNDING_M
 
 
 def possible_stretches(readings: Sequence[Reading]) -> list[list[Reading]]:

@@ -26,6 +26,17 @@ class Locator(Protocol):
 
     def see(self, sample: Sample) -> None: ...
 
+    def decided(self) -> list[Place]:
+        """Where the frames were taken that it has made up its mind about since it was asked last, in order.
+
+        That is for choosing which of them to score: `places` may know better.
+        """
+        ...
+
+    def finish(self) -> None:
+        """No more frames come; afterwards it has decided about all."""
+        ...
+
     def places(self, times_s: Sequence[float]) -> list[Place]: ...
 
 
@@ -50,9 +61,17 @@ class _BySidecar:
             self.origin: dict[str, Any] = {"from": "sidecar", "file": path.name, "sha256": sha256_file(path)}
         except OSError as error:
             raise VideoError(f"{path} cannot be read: {error.strerror or error}") from error
+        self._undecided: list[Place] = []
 
     def see(self, sample: Sample) -> None:
-        """Nothing to see: the file says all."""
+        self._undecided.append(place_between(self._rows, sample.pts_s))
+
+    def decided(self) -> list[Place]:
+        decided, self._undecided = self._undecided, []
+        return decided
+
+    def finish(self) -> None:
+        """Nothing to do: the file says all."""
 
     def places(self, times_s: Sequence[float]) -> list[Place]:
         return [place_between(self._rows, time_s) for time_s in times_s]
@@ -68,6 +87,13 @@ class _ByCounter:
             self._counter = CounterReader(text_reader())
         self._counter.see(sample.pts_s, sample.picture.to_gray())
 
+    def decided(self) -> list[Place]:
+        return [] if self._counter is None else self._counter.decided()
+
+    def finish(self) -> None:
+        if self._counter is not None:
+            self._counter.finish()
+
     def places(self, times_s: Sequence[float]) -> list[Place]:
         return [] if self._counter is None else self._counter.places(times_s)
 
@@ -75,9 +101,17 @@ class _ByCounter:
 class _Nowhere:
     def __init__(self) -> None:
         self.origin: dict[str, Any] = {"from": "none"}
+        self._n_undecided = 0
 
     def see(self, sample: Sample) -> None:
-        """Nothing to see: no distance is wanted, or none can be had."""
+        self._n_undecided += 1
+
+    def decided(self) -> list[Place]:
+        decided, self._n_undecided = [NOWHERE] * self._n_undecided, 0
+        return decided
+
+    def finish(self) -> None:
+        """Nothing to do: no distance is wanted, or none can be had."""
 
     def places(self, times_s: Sequence[float]) -> list[Place]:
         return [NOWHERE] * len(times_s)

@@ -42,7 +42,7 @@ class CounterReader:
 
     def __init__(self, reader: ReadsPictures) -> None:
         self._reader = reader
-        self._n_seen = 0
+        self._n_seen = self._n_decided = 0
         self._shape: tuple[int, ...] | None = None
         self._bands: list[Band] = []
         self._past: list[Band] = []
@@ -60,9 +60,30 @@ class CounterReader:
         self._n_seen += 1
         self._forget_still_numbers()
 
+    def decided(self) -> list[Place]:
+        """Where the frames since the last call were taken, by the readings so far; later ones may refute them.
+
+        None while there are any that the counter may still be read on, or that lie between two of its readings.
+        """
+        if any(band.is_counter and band.is_behind for band in self._bands):
+            return []
+        places = [NOWHERE] * (self._n_seen - self._n_decided)
+        for band in (*self._past, *self._bands):
+            if band.is_counter and band.first + len(band.times_s) > self._n_decided:
+                latest = band.latest_places(band.first + len(band.times_s) - max(band.first, self._n_decided))
+                first = max(band.first, self._n_decided) - self._n_decided
+                for i, place in enumerate(latest, start=first):
+                    places[i] = place if places[i] is NOWHERE else places[i]
+        self._n_decided = self._n_seen
+        return places
+
+    def finish(self) -> None:
+        """No more frames come."""
+        self._end_bands()
+
     def places(self, times_s: Sequence[float]) -> list[Place]:
         """Where each frame was taken; `times_s` are those of all frames, as they were seen."""
-        self._end_bands()
+        self.finish()
         places = [NOWHERE] * len(times_s)
         for band in self._past:
             if band.is_counter:

@@ -5,6 +5,7 @@ Shape legend: h w height and width of the patch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter as CountOf
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.inspections.distance import Counter, Reading, is_possible, largest_error, parse_counter, usual_pace
+from serving.inspections.distance import (
+    Counter,
+    Place,
+    Reading,
+    is_possible,
+    largest_error,
+    locate,
+    parse_counter,
+    usual_pace,
+)
 from serving.inspections.text_reader import Line
 
 Gray = NDArray[np.uint8]
@@ -46,6 +56,8 @@ _STROKE = 0.2
 _MARGIN_CELLS = (6, 2)
 # Readings in a row that may be taken over from a picture that did not change, before one is made after all.
 _TAKEN_OVER = 2
+# Readings before the latest frames by which these are located, before the video has ended.
+_CONTEXT = 24
 # A counter moves at least so far, metres, and shows so many numbers; without its unit it must also keep its direction.
 _MIN_RANGE_M = 0.2
 _MIN_VALUES = 3
@@ -107,6 +119,7 @@ class Band:
         self.times_s: list[float] = []
         self.moving_s: list[float] = []
         self.unread_in_a_row = 0
+        self.is_counter = False  # whether what was read so far moves as a distance does
         self._reader = reader
         self._held: list[_Seen] = []
         self._read: dict[int, tuple[Counter, float] | None] = {}
@@ -149,8 +162,20 @@ class Band:
         return [self.times_s[index] for index, read in sorted(self._read.items()) if read is None]
 
     @property
-    def is_counter(self) -> bool:
-        """Whether what was read so far moves as a distance does."""
+    def is_behind(self) -> bool:
+        """Whether the newest frame has not been read, so that nothing is known of it."""
+        return len(self._held) > 1
+
+    def latest_places(self, n: int) -> list[Place]:
+        """Where the latest `n` frames were taken, by their readings and some before them; it must not be behind."""
+        readings, failures_s = self.readings, self.failures_s
+        since = bisect_left(readings, self.times_s[-n], key=lambda reading: reading.time_s)
+        readings = readings[max(0, since - _CONTEXT) :]
+        begin_s = min([self.times_s[-n], *(reading.time_s for reading in readings[:1])])
+        begin = bisect_left(self.times_s, begin_s)
+        return locate(self.times_s[begin:], self.moving_s[begin:], readings, failures_s)[-n:]
+
+    def _moves_as_a_distance(self) -> bool:
         usual = [counter for _, (counter, _) in self._usual()]
         values = [counter.distance_m for counter in usual]
         if len(set(values)) < _MIN_VALUES or max(values) - min(values) < _MIN_RANGE_M:
@@ -183,6 +208,7 @@ class Band:
         self._stride = _MAX_STRIDE if is_long else _STRIDE
         self.unread_in_a_row = 0 if self._read[newest.index] is not None else self.unread_in_a_row + 1
         self._held = [newest]
+        self.is_counter = self._moves_as_a_distance()
 
     def _read_frame(self, seen: _Seen) -> None:
         is_newest = seen.index == len(self.times_s) - 1

@@ -66,6 +66,10 @@ class PeakPictures:
         if score >= self._enter and (self._best is None or score > self._best[0]):
             self._best = (score, sample.pts_s, sample.picture, evidence)
 
+    def pass_by(self, time_s: float) -> None:
+        """The next sample took over the score of the one before it: it ends no row, and is no peak."""
+        self._last_s = time_s
+
     def jpeg_at(self, peak_s: float) -> bytes:
         """The JPEG of a finding's peak under its evidence, once all samples have been seen."""
         self._keep_best()

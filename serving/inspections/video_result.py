@@ -19,6 +19,8 @@ class VideoResult:
     Attributes:
         status: `scored`, `kept` (it was done before) or `failed`, for the `reason`.
         complete: whether no stretch of it went unscored, or was lost; what did is in `reason`.
+        frames_scored: of those sampled; the others took over the score of one before them.
+        spacing_m, longest_gap_m: see `serving.inspections.spacing`.
         lost: the stretches that went down with a decoder, for people, and `lost_s` the seconds in them.
         seconds_taken: for decoding and scoring, now; 0 if it was kept.
         video_sha256: empty if it cannot be read.
@@ -34,12 +36,15 @@ class VideoResult:
     frames: int = 0
     frames_decoded: int = 0
     frames_sampled: int = 0
+    frames_scored: int = 0
     frames_skipped: int = 0
     frames_corrupt: int = 0
     frames_lost: int = 0
     lost_s: float = 0.0
     lost: str = ""
     strategy: str = ""
+    spacing_m: float | None = None
+    longest_gap_m: float | None = None
     seconds_taken: float = 0.0
     video_sha256: str = ""
     reason: str = ""
@@ -49,7 +54,7 @@ def result_of(
     video: Path, folder: Path, status: Status, document: Mapping[str, Any], *, seconds_taken: float = 0.0
 ) -> VideoResult:
     """The result of a video whose `findings.json` is `document`."""
-    reading, missing = document["reading"], missing_text(document)
+    reading, sampling, missing = document["reading"], document["sampling"], missing_text(document)
     return VideoResult(
         video=str(video),
         status=status,
@@ -61,12 +66,15 @@ def result_of(
         frames=reading["pictures"],
         frames_decoded=reading["decoded"],
         frames_sampled=reading["sampled"],
+        frames_scored=sampling["scored"],
         frames_skipped=reading["skipped"],
         frames_corrupt=reading["corrupt"],
         frames_lost=reading["lost"],
         lost_s=seconds_in(lost_stretches(document)),
         lost=spans_text(lost_stretches(document)),
         strategy=reading["strategy"],
+        spacing_m=sampling["spacing_m"],
+        longest_gap_m=sampling["longest_gap_m"],
         seconds_taken=seconds_taken,
         video_sha256=document["video_sha256"],
         reason=missing,

@@ -8,26 +8,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError, VideoError
-from serving.formats.frames_parquet import KEYFRAME, PREDICTED, Frames
+from serving.formats.frames_parquet import Frames
 from serving.formats.observation import Origin
 from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
 from serving.inspections.distance import Place
 from serving.inspections.findings import FindingRules, find_findings, leave_for
 from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.locating import Locator, locator_for
+from serving.inspections.spacing import spacing_of
+from serving.inspections.thinning import Choice, choose
 from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import Sample, VideoInfo, check_file, unscored_stretches
+from serving.inspections.video import VideoInfo, check_file, unscored_stretches
 from serving.inspections.video_result import VideoResult, lost_stretches, result_of, spans_text
-from serving.inspections.video_settings import LONGEST_HANG_S, SHORTEST_HANG_S, DistanceFrom, VideoSettings
+from serving.inspections.video_settings import LONGEST_HANG_S, SHORTEST_HANG_S, VideoSettings
 from serving.inspections.watched_reader import WatchedReader
 from serving.pairs.manifest import OperatingPoint
 from serving.prefetch import prefetch
@@ -37,18 +38,15 @@ from serving.report.write import write_video_report
 _BATCH = 16
 _BATCHES_AHEAD = 2
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What all videos of one call share; `key` is all that, besides a video's content, decides what is found."""
 
     scorer: FrameScorer
-    every_s: float
+    settings: VideoSettings
     point: OperatingPoint
     rules: FindingRules
-    distance: DistanceFrom
     hang_s: float
     key: dict[str, Any]
     on_start: Callable[[Path, VideoInfo], None]
@@ -83,16 +81,16 @@ class Batch:
             "variant": scorer.variant,
             "device": scorer.device.partition(":")[0],
             "operating_point": point.name,
-            "every_s": settings.every_s,
+            "every_s": settings.step_s,
+            "every_m": settings.every_m,
             "distance": settings.distance,
             **asdict(rules),
         }
         return cls(
             scorer=scorer,
-            every_s=settings.every_s,
+            settings=settings,
             point=point,
             rules=rules,
-            distance=settings.distance,
             hang_s=hang_s,
             key=key,
             on_start=on_start,
@@ -109,11 +107,11 @@ def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
         if holds_another(folder, video, lambda: sha256):
             # Given by another process to another video of that name since this call began.
             raise VideoError(f"{folder} was taken by another video of this name meanwhile: run the command again")
-        locator = locator_for(video, batch.distance)
+        locator = locator_for(video, batch.settings.distance)
         result = _kept(video, folder, sha256, locator, batch)
         if result is None:
             size = batch.scorer.manifest.image_size
-            with WatchedReader(video, every_s=batch.every_s, size=size, hang_s=batch.hang_s) as reader:
+            with WatchedReader(video, every_s=batch.settings.step_s, size=size, hang_s=batch.hang_s) as reader:
                 batch.on_start(video, reader.info)
                 result = _score(reader, folder, sha256, locator, batch)
             write_video_report(folder)
@@ -170,16 +168,17 @@ def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, b
     started_s = time.monotonic()
     calibration = batch.scorer.manifest.calibration
     # No two samples are nearer than two pictures.
-    shortest_s = max(batch.every_s, 1 / reader.info.frame_rate if reader.info.frame_rate else 0.0)
+    shortest_s = max(batch.settings.step_s, 1 / reader.info.frame_rate if reader.info.frame_rate else 0.0)
     with PeakPictures(enter=batch.rules.enter, step_s=shortest_s, calibration=calibration) as peaks:
         frames, places = _score_samples(reader, peaks, locator, batch)
         # A video with fewer frames than were asked for is sampled at its own pace.
-        step_s = max(batch.every_s, reader.counts.spacing_s or 0.0)
+        step_s = max(batch.settings.step_s, reader.counts.spacing_s or 0.0)
         about = {
             **_describe(reader, frames.pts_s, step_s),
             "video_sha256": sha256,
             "scoring": batch.key,
             "distance": locator.origin,
+            "sampling": asdict(spacing_of(frames)),
             "peak_score": round(max(frames.score), 6),
         }
         findings = find_findings(frames.pts_s, frames.score, batch.rules, step_s=step_s)
@@ -196,37 +195,67 @@ def _score_samples(
 
     Decoding, and reading the picture's counter, run ahead in a thread while this one scores.
     """
-    times_s: list[float] = []
-    scores: list[float] = []
-    logits: list[float] = []
-    kinds: list[str] = []
-    with closing(prefetch(_chunks(_shown_to(locator, reader), _BATCH), ahead=_BATCHES_AHEAD)) as chunks:
-        for samples in chunks:
-            scored = batch.scorer.score(np.stack([sample.frame for sample in samples]))
-            scores += scored.score.tolist()
-            logits += scored.logit.tolist()
-            for sample, score, evidence in zip(samples, scored.score.tolist(), scored.evidence, strict=True):
-                times_s.append(sample.pts_s)
-                kinds.append(KEYFRAME if sample.picture.is_keyframe else PREDICTED)
-                peaks.see(sample, score, evidence)
-                batch.on_sample(reader.path, sample.pts_s)
+    rows = _Rows()
+    choices = choose(reader, locator, batch.settings)
+    with closing(prefetch(_batches(choices), ahead=_BATCHES_AHEAD)) as batches:
+        for chosen in batches:
+            scored = batch.scorer.score(np.stack([each.sample.frame for each in chosen if each.sample is not None]))
+            results = zip(scored.score.tolist(), scored.logit.tolist(), scored.evidence, strict=True)
+            for choice in chosen:
+                if choice.sample is None:
+                    rows.take_over(choice)
+                    peaks.pass_by(choice.pts_s)
+                else:
+                    score, logit, evidence = next(results)
+                    rows.add(choice, score, logit)
+                    peaks.see(choice.sample, score, evidence)
+                batch.on_sample(reader.path, choice.pts_s)
+    times_s = [choice.pts_s for choice in rows.choices]
     places = locator.places(times_s)
-    frames = Frames(
-        pts_s=times_s,
-        score=scores,
-        logit=logits,
-        kind=kinds,
-        distance_m=[place.distance_m for place in places],
-        distance_source=[place.source for place in places],
-        distance_confidence=[place.confidence for place in places],
-    )
-    return frames, dict(zip(times_s, places, strict=True))
+    return rows.frames(places), dict(zip(times_s, places, strict=True))
 
 
-def _shown_to(locator: Locator, samples: Iterable[Sample]) -> Iterator[Sample]:
-    for sample in samples:
-        locator.see(sample)
-        yield sample
+@dataclass(frozen=True)
+class _Rows:
+    """What is known of every sampled frame when its turn was; where it was taken is known only at the end."""
+
+    choices: list[Choice] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    logits: list[float] = field(default_factory=list)
+
+    def add(self, choice: Choice, score: float, logit: float) -> None:
+        self.choices.append(replace(choice, sample=None))  # their pictures together would fill the memory
+        self.scores.append(score)
+        self.logits.append(logit)
+
+    def take_over(self, choice: Choice) -> None:
+        self.add(choice, self.scores[-1], self.logits[-1])
+
+    def frames(self, places: Sequence[Place]) -> Frames:
+        return Frames(
+            pts_s=[choice.pts_s for choice in self.choices],
+            score=self.scores,
+            logit=self.logits,
+            kind=[choice.kind for choice in self.choices],
+            score_source=[choice.score_source for choice in self.choices],
+            distance_m=[place.distance_m for place in places],
+            distance_source=[place.source for place in places],
+            distance_confidence=[place.confidence for place in places],
+        )
+
+
+def _batches(choices: Iterable[Choice]) -> Iterator[list[Choice]]:
+    """Choices up to each `_BATCH`th that is to be scored; the last one of all is."""
+    batch: list[Choice] = []
+    n_scored = 0
+    for choice in choices:
+        batch.append(choice)
+        n_scored += choice.sample is not None
+        if n_scored == _BATCH:
+            yield batch
+            batch, n_scored = [], 0
+    if batch:
+        yield batch
 
 
 def _origin(about: Mapping[str, Any], batch: Batch) -> Origin:
@@ -239,12 +268,6 @@ def _origin(about: Mapping[str, Any], batch: Batch) -> Origin:
         pair_version=batch.scorer.manifest.version,
         unscored=spans_text(about["unscored"]),
     )
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def _describe(reader: WatchedReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:

@@ -22,6 +22,12 @@ What it was at is left out, and reported. Apart from the settings, since it deci
 SHORTEST_HANG_S, LONGEST_HANG_S = 5, 86_400
 """Seconds; below the shortest, a busy machine would be taken for a broken video."""
 
+STEPS_M = (0.01, 5.0)
+"""Shortest and longest step along the pipe, metres."""
+
+FASTEST_M_S = 0.5
+"""A crawler that films is not faster; to sample by distance, one looks so often that it stays within a step."""
+
 DISTANCES_FROM: tuple[str, ...] = get_args(DistanceFrom)
 
 
@@ -30,7 +36,9 @@ class VideoSettings:
     """How inspections are sampled and what makes a finding.
 
     Attributes:
-        every_s: most seconds between two scored frames, where the video has more.
+        every_s: most seconds between two sampled frames, where the video has more.
+        every_m: most metres between two scored frames, see `serving.inspections.thinning`; None scores every sampled
+            frame.
         operating_point: name of the threshold that opens a finding; None is the pair's own.
         min_duration_s: shorter findings are dropped; the default asks for two frames in a row at the default step.
         join_gap_s: findings no farther apart become one.
@@ -38,6 +46,7 @@ class VideoSettings:
     """
 
     every_s: float = 0.5
+    every_m: float | None = None
     operating_point: str | None = None
     min_duration_s: float = 0.75
     join_gap_s: float = 1.0
@@ -46,9 +55,20 @@ class VideoSettings:
     def __post_init__(self) -> None:
         if not SHORTEST_STEP_S <= self.every_s <= 60:
             raise ConfigError(f"a frame every {self.every_s} s is not possible; take {SHORTEST_STEP_S} to 60 s")
+        if self.every_m is not None and not STEPS_M[0] <= self.every_m <= STEPS_M[1]:
+            raise ConfigError(f"a frame every {self.every_m} m is not possible; take {STEPS_M[0]} to {STEPS_M[1]:g} m")
+        if self.every_m is not None and self.distance == "none":
+            raise ConfigError(f"a frame every {self.every_m} m needs a distance: take another than none, such as auto")
         if not 0 <= self.min_duration_s <= 3600:
             raise ConfigError(f"a minimum duration of {self.min_duration_s} s is not possible; take 0 to 3600 s")
         if not 0 <= self.join_gap_s <= 3600:
             raise ConfigError(f"joining findings {self.join_gap_s} s apart is not possible; take 0 to 3600 s")
         if self.distance not in DISTANCES_FROM:
             raise ConfigError(f"there is no distance by {self.distance!r}; take one of {', '.join(DISTANCES_FROM)}")
+
+    @property
+    def step_s(self) -> float:
+        """Most seconds between two sampled frames: `every_s`, or less where a shorter step along the pipe wants it."""
+        if self.every_m is None:
+            return self.every_s
+        return max(SHORTEST_STEP_S, min(self.every_s, self.every_m / FASTEST_M_S))

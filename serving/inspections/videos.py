@@ -118,7 +118,7 @@ def score_videos(
     Args:
         hang_s: see `serving.inspections.video_settings`.
         on_start: called with each video that is about to be scored.
-        on_sample: called with the video and the time, in seconds from its start, of each scored frame.
+        on_sample: called with the video and the time, in seconds from its start, of each sampled frame.
         on_done: called with each video's result.
     """
     batch = Batch.of(scorer, settings, hang_s, on_start, on_sample)

@@ -100,6 +100,7 @@ def job_schemas() -> JSON:
         "pair_version": _STRING,
         "settings": _object(
             every_s=_NUMBER,
+            every_m={"type": ["number", "null"]},
             operating_point=optional_string,
             min_duration_s=_NUMBER,
             join_gap_s=_NUMBER,
@@ -130,6 +131,7 @@ def _submit(settings: Settings) -> JSON:
         "version": ("version of the pair; the promoted one if absent", _STRING),
         "operating_point": ("name of the threshold; the pair's default if absent", _STRING),
         **seconds,
+        "every_m": ("most metres between two scored frames; every sampled frame is scored if absent", _NUMBER),
         "distance": ("what says where along the pipe; sidecar: VIDEO.distance.csv beside a video by path", _DISTANCE),
         "name": ("what a video sent as raw body is called", _STRING),
     }

@@ -35,7 +35,7 @@ from serving.jobs.desk import JobDesk, NoDesk, Wish, new_id
 from serving.jobs.documents import BASE, describe, page_link
 from serving.jobs.job import JOB_STATES, Job
 
-_NUMBERS = ("every_s", "min_duration_s", "join_gap_s")
+_NUMBERS = ("every_s", "every_m", "min_duration_s", "join_gap_s")
 OPTIONS = ("pair", "version", "operating_point", "distance", *_NUMBERS, "name")
 _PAGE, _MAX_PAGE = 50, 500
 _JSON_BYTES = 64 * 1024

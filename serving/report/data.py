@@ -106,16 +106,24 @@ def _findings_id(document: Json) -> str:
 
 def _facts(document: Json) -> list[tuple[str, str]]:
     """The summary of a video: what, its value. Not where the file lies: pages are passed on, also by the service."""
-    reading, scoring = document["reading"], document["scoring"]
+    reading, sampling, scoring = document["reading"], document["sampling"], document["scoring"]
     rate = f", {reading['frame_rate']:g} frames/s" if reading["frame_rate"] else ""
     return [
         ("Length", clock_time(document["duration_s"])),
-        ("Frames scored", f"{reading['sampled']:,} of {reading['pictures']:,}, {reading['strategy']}"),
+        ("Frames scored", f"{sampling['scored']:,} of {reading['pictures']:,}, {reading['strategy']}"),
+        *_gaps(sampling),
         (" / ".join(_FATES).capitalize(), " / ".join(f"{reading.get(key, 0):,}" for key in _FATES)),
         ("Picture", f"{reading['width']} x {reading['height']}, {reading['codec']}{rate}"),
         ("Pair", f"{scoring['pair']} {scoring['pair_version']} ({scoring['variant']}, {scoring['device']})"),
         ("Operating point", f"{scoring['operating_point']}: opens at {scoring['enter']:.3f}"),
     ]
+
+
+def _gaps(sampling: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How far apart along the pipe they are, if that is known."""
+    if sampling["longest_gap_m"] is None:
+        return []
+    return [("Apart along the pipe", f"{sampling['spacing_m']:.2f} m, at most {sampling['longest_gap_m']:.2f} m")]
 
 
 def _spans(stretches: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
@@ -147,7 +155,7 @@ def _row(folder: Path, document: Json) -> Json:
         "found_s": round(sum(each["end_s"] - each["start_s"] for each in document["findings"]), 3),
         "peak_score": document["peak_score"],
         "duration_s": document["duration_s"],
-        "frames": reading["sampled"],
+        "frames": document["sampling"]["scored"],
         "corrupt": reading["corrupt"],
         "lost_s": seconds_in(lost_stretches(document)),
         "reason": missing,

@@ -64,6 +64,7 @@ def made_up_frames(
         score=scores,
         logit=[0.0] * len(times_s),
         kind=["keyframe"] * len(times_s),
+        score_source=["scored"] * len(times_s),
         distance_m=distances_m or [None] * len(times_s),
         distance_source=["none"] * len(times_s),
         distance_confidence=[None] * len(times_s),
@@ -107,6 +108,7 @@ def _about(
             "longest_gap_s": 0.5,
             "last_picture_s": duration_s - 0.04,
         },
+        "sampling": {"scored": sampled, "between": 0, "unlocated": sampled, "spacing_m": None, "longest_gap_m": None},
         "unscored": [{"start_s": a, "end_s": b} for a, b in unscored],
         "video_sha256": sha256,
         "scoring": {

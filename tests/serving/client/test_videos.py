@@ -43,7 +43,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_findings_come_back_with_progress_on_the_way(call: CallClient, url: str, video: Path) -> None:
     seen: list[VideoJob] = []
-    options = VideoOptions(every_s=0.5, operating_point="recall_95")
+    options = VideoOptions(every_s=0.5, every_m=0.1, operating_point="recall_95")
     result = call(url, "score_video", video, options=options, progress=seen.append)
     (finding,) = result.findings
     assert (finding.start_s, finding.end_s) == pytest.approx((4, 7), abs=0.6)

@@ -50,7 +50,7 @@ def test_what_cannot_be_meant_is_refused(folder: Path, tmp_path: Path) -> None:
     both = videos(folder, tmp_path, "--all", "--every", "1s")
     assert isinstance(both.exception, ConfigError)
     assert "give one of them" in str(both.exception)
-    assert videos(folder, tmp_path, "--every", "0.25m").exit_code == 2
+    assert videos(folder, tmp_path, "--every", "0.25ft").exit_code == 2
     too_short = videos(folder, tmp_path, "--hang-after", "4s")
     assert isinstance(too_short.exception, ConfigError)
     assert "given up after 4 s; take 5 to 86400 s" in str(too_short.exception)

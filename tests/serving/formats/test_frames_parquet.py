@@ -14,11 +14,12 @@ FRAMES = Frames(
     score=[0.25, 0.5, 0.75],
     logit=[-1.5, 0.0, 1.5],
     kind=["keyframe", "predicted", "keyframe"],
+    score_source=["scored", "between", "scored"],
     distance_m=[None, 12.34, None],
     distance_source=["none", "osd", "none"],
     distance_confidence=[None, 0.5, None],
 )
-NOTHING = Frames(pts_s=[], score=[], logit=[], kind=[], distance_m=[], distance_source=[], distance_confidence=[])
+NOTHING = Frames(**{field.name: [] for field in dataclasses.fields(Frames)})
 ABOUT = {"video": "下水道 \udcff.mpg", "video_sha256": "ab" * 32}
 
 
@@ -37,6 +38,7 @@ def test_others_find_types_and_origin_in_the_file(tmp_path: Path) -> None:
         "score": "float",
         "logit": "float",
         "kind": "string",
+        "score_source": "string",
         "distance_m": "double",
         "distance_source": "string",
         "distance_confidence": "float",

@@ -71,6 +71,32 @@ def test_displays_of_many_styles_are_read(
     assert counted.n_read <= 16 + 0.12 * len(TIMES_S) + len(TIMES_S) / 8
 
 
+def test_places_are_decided_on_the_way_much_as_at_the_end(reader: TextReader) -> None:
+    def text_of(time_s: float) -> str:
+        return "" if 41 <= time_s < 44 else f"{course_m(time_s):.2f} m"
+
+    paint, times_s = with_counter(text_of), [i / 2 for i in range(240)]
+    counter = CounterReader(reader)
+    decided: list[Place] = []
+    most_waiting = 0
+    for n_seen, time_s in enumerate(times_s, start=1):
+        picture = paint(time_s)[..., 1]
+        # In the middle of a wait the recording goes on in another size.
+        counter.see(time_s, picture if time_s < 85 else np.pad(picture, ((60, 0), (80, 0)), constant_values=90))
+        decided += counter.decided()
+        most_waiting = max(most_waiting, n_seen - len(decided))
+    counter.finish()
+    decided += counter.decided()
+    assert len(decided) == len(times_s)
+    assert 8 < most_waiting <= 40, "readings are rare once the pace is steady, and never rarer"
+    final = counter.places(times_s)
+    known = [place.distance_m is not None for place in decided]
+    assert sum(known) >= 0.85 * len(times_s)
+    assert sum(a == b for a, b in zip(decided, final, strict=True)) >= 0.8 * len(times_s)
+    for time_s, place in zip(times_s, decided, strict=True):
+        assert place.distance_m is None or abs(place.distance_m - course_m(time_s)) <= 0.1
+
+
 @pytest.mark.parametrize(
     "text_of",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from support.written_files import contents
 from serving.cli import cli
 from serving.errors import ConfigError
 from serving.inspections.remote_scorer import RemoteScorer
+from serving.inspections.sidecar import sidecar_of
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
 from serving.scorer import Scorer
@@ -45,6 +47,19 @@ def test_writes_what_a_session_here_writes(url: str, video: Path, scorer: Scorer
         # Neither scores again what the other has done.
         assert score_videos([video], tmp_path / "here", remote, VideoSettings())[0].status == "kept"
     assert score_videos([video], tmp_path / "there", scorer, VideoSettings())[0].status == "kept"
+
+
+def test_what_is_left_out_here_is_left_out_there(url: str, video: Path, scorer: Scorer, tmp_path: Path) -> None:
+    moved = Path(shutil.copy(video, tmp_path / "run.mp4"))
+    sidecar_of(moved).write_text("time_s,distance_m\n0,0\n10,1.2\n", encoding="utf-8")
+    settings = VideoSettings(every_m=0.25)
+    score_videos([moved], tmp_path / "here", scorer, settings)
+    with RemoteScorer(url) as remote:
+        (result,) = score_videos([moved], tmp_path / "there", remote, settings)
+    assert result.frames_scored < result.frames_sampled / 2
+    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+    del here[VARYING], there[VARYING]
+    assert there == here
 
 
 def test_the_command_scores_with_the_pair_of_the_service(url: str, video: Path, tmp_path: Path) -> None:

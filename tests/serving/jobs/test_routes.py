@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from support.video_files import red_between, repeat, truncate, write_h264
 from support.video_jobs import files_of, job_process, wait_for_end, wait_until_scoring
 
 from serving.formats.frames_parquet import read_frames
+from serving.inspections.sidecar import sidecar_of
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
 from serving.pairs.pair import load_pair
@@ -109,6 +111,19 @@ def test_distance_is_asked_for_as_of_the_command(world: World, tmp_path: Path) -
     assert (job["state"], job["settings"]["distance"]) == ("done", "none")
     expected = expected_files(world, world.videos / "run.mp4", tmp_path, VideoSettings(every_s=1.0, distance="none"))
     assert_same(files_of(world.url, job), expected)
+
+
+def test_a_step_along_the_pipe_is_asked_for_as_of_the_command(world: World, tmp_path: Path) -> None:
+    sidecar_of(world.videos / "metres.mp4").write_text("time_s,distance_m\n0,0\n10,1.2\n", encoding="utf-8")
+    shutil.copy(world.videos / "run.mp4", world.videos / "metres.mp4")
+    options = {"every_m": "0.25", "distance": "sidecar"}
+    answer = httpx.post(f"{world.url}/v1/videos", params=options, json={"path": "metres.mp4"}, timeout=30)
+    job = wait_for_end(world.url, answer.json())
+    assert (job["state"], job["settings"]["every_m"]) == ("done", 0.25)
+    assert job["summary"]["frames_scored"] < job["summary"]["frames_sampled"] / 2
+    assert job["summary"]["longest_gap_m"] <= 0.25
+    settings = VideoSettings(every_m=0.25, distance="sidecar")
+    assert_same(files_of(world.url, job), expected_files(world, world.videos / "metres.mp4", tmp_path, settings))
 
 
 def test_an_upload_gives_what_the_command_gives(world: World, tmp_path: Path) -> None:
@@ -316,6 +331,10 @@ def test_jobs_are_listed_page_by_page(world: World) -> None:
         ({"speed": "fast"}, 400),
         ({"every_s": "often"}, 400),
         ({"every_s": "nan"}, 400),
+        ({"every_m": "0"}, 400),
+        ({"every_m": "-1"}, 400),
+        ({"every_m": "0.25 ft"}, 400),
+        ({"every_m": "0.25", "distance": "none"}, 400),
         ({"join_gap_s": "-1"}, 400),
         ({"pair": "missing"}, 404),
         ({"operating_point": "missing"}, 404),
