@@ -10,7 +10,7 @@ from typing import Any
 from serving.durable import write_json_atomic
 from serving.formats.observation import Observation
 
-SCHEMA = "pipeprobe-findings/1"
+SCHEMA = "pipeprobe-findings/2"
 
 
 def write_findings(path: Path, about: Mapping[str, Any], observations: Iterable[Observation]) -> dict[str, Any]:
