@@ -2,7 +2,8 @@
 
 **Time** is the presentation time stamp minus the stream's start time, so the first picture is at 0 s although MPEG
 program streams begin anywhere. Stamps that jump back, as in recordings glued together, continue where the last
-part ended; stamps beyond the end that the file declares are taken for damage and replaced by the frame rate's.
+part ended; stamps that stand still, or lie beyond the end that the file declares, are taken for damage and replaced by
+the frame rate's.
 
 **Sampling** keeps the fewest pictures between which no more than `every_s` passes, plus the last one. Where the
 video's own pictures are farther apart than that (few frames a second, or lost ones), each of them is kept.

@@ -23,7 +23,8 @@ TOLERANCE_S = 1e-3
 
 Mode = Literal["alone", "sequence", "skip"]
 
-_MAX_WAITING_BYTES = 64 * 2**20  # a group of pictures above this is decoded in sequence, whatever its length
+# A group of pictures above this is decoded in sequence, whatever its length: more than encoders make within a minute.
+_MAX_WAITING_BYTES, _MAX_WAITING = 64 * 2**20, 4096
 _MAX_REORDERING = 64  # pictures; a decoder that has not returned one after so many later ones never will
 _BACKWARD_JUMP_S = 1.0  # decoding times only rise; falling by more than this is a new recording
 _BEYOND_END_S = 10.0  # past the declared end, after which a time stamp is taken for damage
@@ -34,13 +35,17 @@ _REFERENCE_WITHIN = 6
 
 @dataclass(kw_only=True)
 class Ticket:
-    """One coded picture; `index` counts in coding order, `packet` is let go once the decoder has it."""
+    """One coded picture; `index` counts in coding order, `packet` is let go once the decoder has it.
+
+    `may_be_skipped`: the decoder was told to leave it out if no other picture refers to it.
+    """
 
     index: int
     time_s: float
     is_keyframe: bool
     n_bytes: int
     packet: Packet[VideoStream] | None
+    may_be_skipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Clock:
         self._interval_s = 1 / frame_rate if frame_rate else _USUAL_INTERVAL_S
         self._offset_s = 0.0  # what jumps back have cost so far
         self._last_decoding_s: float | None = None
+        self._last_stamp_s: float | None = None
         self._last_s = -self._interval_s
 
     def seconds(self, *, presentation_s: float | None, decoding_s: float | None) -> float:
@@ -72,9 +78,10 @@ class Clock:
 
     def _seconds(self, presentation_s: float | None, decoding_s: float | None) -> float:
         stamp_s = presentation_s if presentation_s is not None else decoding_s
-        if stamp_s is None or self._is_damaged(stamp_s):
+        if stamp_s is None or stamp_s == self._last_stamp_s or self._is_damaged(stamp_s):
             self._last_s += self._interval_s
             return self._last_s
+        self._last_stamp_s = stamp_s
         if self._start_s is None:
             self._start_s = stamp_s
         order_s = (decoding_s if decoding_s is not None else stamp_s) + self._offset_s
@@ -100,6 +107,7 @@ def plan(tickets: Iterable[Ticket], every_s: float) -> Iterator[tuple[Ticket, Mo
     pictures wait for the decision.
     """
     waiting: list[Ticket] = []
+    n_bytes = 0  # of those that wait
     in_sequence = False  # whether the last group was decoded so
     # Pictures of an open group that are shown before its keyframe refer to the group before. Where that one was
     # not decoded they cannot be, nor are they needed: its keyframe is near enough.
@@ -110,10 +118,11 @@ def plan(tickets: Iterable[Ticket], every_s: float) -> Iterator[tuple[Ticket, Mo
                 in_sequence = _exceeds(waiting[0], ticket, every_s) or (in_sequence and _is_open(waiting))
                 yield from _decide(waiting, decodable_from_s, long=in_sequence)
                 decodable_from_s = decodable_from_s if in_sequence else ticket.time_s
-            waiting = [ticket]
+            waiting, n_bytes = [ticket], ticket.n_bytes
         elif waiting:
             waiting.append(ticket)
-            too_large = sum(each.n_bytes for each in waiting) > _MAX_WAITING_BYTES
+            n_bytes += ticket.n_bytes
+            too_large = n_bytes > _MAX_WAITING_BYTES or len(waiting) > _MAX_WAITING
             if too_large or _exceeds(waiting[0], ticket, every_s):
                 in_sequence = True
                 yield from _decide(waiting, decodable_from_s, long=True)
@@ -170,6 +179,7 @@ class Decoder:
         assert packet is not None, "a picture is sent once"
         packet.opaque = ticket
         self._in_flight[ticket.index] = ticket
+        ticket.may_be_skipped = self._skipping and not ticket.is_keyframe
         try:
             frames = self._context.decode(packet)
         except FFmpegError:
@@ -223,7 +233,7 @@ class Decoder:
         """Settle pictures that were sent and did not come back."""
         for index in indices:
             ticket = self._in_flight.pop(index)
-            if self._skipping and not ticket.is_keyframe:
+            if ticket.may_be_skipped:
                 self._ledger.settle(ticket.time_s, "skipped")
             else:
                 self._settle_corrupt(ticket)
