@@ -10,7 +10,6 @@ reads it again when that has changed, so keys are added and revoked without a re
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -28,6 +27,7 @@ from typing import Any, Literal, get_args
 
 from serving.durable import write_json_atomic
 from serving.errors import ConfigError
+from serving.file_lock import locked
 from serving.pairs.manifest import is_plain_name
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _write(path: Path, keys: Sequence[ApiKey]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    # Others of this machine have no business even in the names of what lies here.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.with_name(f".{path.name}.lock"), wait=True):
         yield

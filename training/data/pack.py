@@ -13,7 +13,6 @@ content still matches their line are kept. Memory holds the columns, the names a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from serving.devices import available_cores
 from serving.durable import sha256_bytes, sha256_file, write_bytes_atomic, write_json_atomic, write_text_atomic
 from serving.errors import DataError
+from serving.file_lock import locked
 from serving.progress import track_progress
 from training.data.classes import CLASS_CODES
 from training.data.frame_table import FrameTable, count_labels
@@ -282,13 +282,9 @@ def _package_versions() -> dict[str, str]:
 
 @contextmanager
 def _single_writer(out: Path) -> Iterator[None]:
-    with (out / _LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PackError(
-                f"{out} is being written by another process: wait for it, or name another folder"
-            ) from error
+    with locked(out / _LOCK_FILE, wait=False) as mine:
+        if not mine:
+            raise PackError(f"{out} is being written by another process: wait for it, or name another folder")
         yield
 
 

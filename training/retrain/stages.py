@@ -9,7 +9,6 @@ made is still there as it was; otherwise the stage runs again, and with it every
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from serving.durable import write_json_atomic
 from serving.errors import ConfigError, DataError
+from serving.file_lock import locked
 
 FOLDER = "stages"
 LOCK_FILE = ".lock"
@@ -75,12 +75,9 @@ class Stages:
 @contextmanager
 def single_user(out: Path) -> Iterator[None]:
     """Hold `out` against other processes; raises `ConfigError` if one is at work there."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another retraining is at work in {out}: wait for it, or give another --out") from error
+    with locked(out / LOCK_FILE, wait=False) as mine:
+        if not mine:
+            raise ConfigError(f"another retraining is at work in {out}: wait for it, or give another --out")
         yield
 
 
