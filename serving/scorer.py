@@ -21,10 +21,8 @@ from serving.devices import (
     parse_device,
     providers_for,
 )
-from serving.durable import sha256_file
 from serving.errors import DeviceError, PairInvalidError
 from serving.pairs.manifest import OUTPUTS, Manifest
-from serving.pairs.pair_index import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from serving.pairs.pair import Pair
@@ -103,8 +101,7 @@ class Scorer:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be positive, got {threads}")
         self.pair = pair
-        # It names the SHA-256 of every other file of the pair.
-        self.manifest_sha256 = sha256_file(pair.path / MANIFEST_FILE)
+        self.manifest_sha256 = pair.manifest_sha256
         self._device = parse_device(device)
         self.device = str(self._device)
         self.variant = variant or default_variant(pair.manifest, self._device)

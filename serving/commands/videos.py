@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,7 +21,8 @@ from serving.commands.step import Step, StepType
 from serving.errors import ConfigError
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
-from serving.inspections.frame_scorer import FrameScorer
+from serving.inspections.frame_scorer import FrameScorer, ScorerIdentity
+from serving.inspections.ray_engine import PairOnCluster, score_videos_on_ray
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
@@ -28,6 +30,7 @@ from serving.inspections.video_settings import DISTANCES_FROM, HANG_S, SHORTEST_
 from serving.inspections.videos import find_videos, score_videos
 from serving.pairs.golden import verify_golden
 from serving.pairs.pair import find_pair, models_root
+from serving.ray_cluster import cluster_of
 from serving.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -101,6 +104,27 @@ _DEFAULTS = VideoSettings()
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Precision.  [default: int8 on a CPU, fp16 on a GPU, where the pair has it, else fp32]",
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="One video after the other here, or side by side on a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Ray: of a running cluster, such as auto or HOST:6379.  [default: start Ray on this machine]",
+)
+@click.option(
+    "--gpus-per-video",
+    type=float,
+    metavar="SHARE",
+    help="Ray: of a GPU, such as 0.25 for four videos on one.  [default: 1, none with --device cpu]",
+)
+@click.option(
+    "--cpus-per-video", type=click.IntRange(min=1), help="Ray: cores, and CPU threads of the session.  [default: 1]"
+)
 @click.option("--server", metavar="URL", help="Have the frames scored by the service at URL instead of here.")
 @click.option(
     "--api-key",
@@ -125,6 +149,10 @@ def command(
     recursive: bool,
     device: str,
     variant: str | None,
+    engine: str,
+    ray_address: str | None,
+    gpus_per_video: float | None,
+    cpus_per_video: int | None,
     server: str | None,
     api_key: str | None,
 ) -> None:
@@ -135,6 +163,10 @@ def command(
     changed, or a piece of it was lost; one that cannot be read is reported and the others go on. The exit code
     is 0 if all were scored completely, 1 if some were not, 2 if nothing could be started.
 
+    With --engine ray, videos are scored side by side on a Ray cluster (pip install 'pipeprobe[cluster]'). Its machines
+    must all see the videos, the pairs and OUT under the same paths and have the same releases installed; what is
+    written is the same. The video of a worker that dies is begun anew, up to three times.
+
     \b
     Examples:
       pipeprobe videos inspections/ --out findings/
@@ -142,6 +174,7 @@ def command(
       pipeprobe videos inspections/ --out findings/ --every 0.25m
       pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
       pipeprobe videos /mnt/tapes/ --out findings/ --hang-after 5min
+      pipeprobe videos /nfs/inspections --out /nfs/findings --engine ray --ray-address auto --gpus-per-video 0.25
     """
     if all_pictures and ctx.get_parameter_source("every") is ParameterSource.COMMANDLINE:
         raise ConfigError("--all is every picture and --every a step between two: give one of them")
@@ -159,24 +192,25 @@ def command(
         text_reader()  # where it is missing, nothing is worth starting
     elif distance == "auto" and not is_installed():
         click.echo("distances are not read off the pictures: that needs pip install 'pipeprobe[osd]'", err=True)
-    videos = find_videos(paths, recursive=recursive)
-    with ExitStack() as stack:
-        if server is None:
-            scorer: FrameScorer = _local_scorer(models, pair_name, device, variant)
-        else:
-            _refuse_beside_server(ctx)
-            scorer = stack.enter_context(_remote_scorer(server, pair_name, variant, api_key))
-        bars = stack.enter_context(_Bars(len(videos)))
-        results = score_videos(
-            videos,
-            out,
-            scorer,
-            settings,
-            hang_s=hang_s,
-            on_start=bars.on_start,
-            on_sample=bars.on_sample,
-            on_done=bars.on_done,
+    of_ray = {"--ray-address": ray_address, "--gpus-per-video": gpus_per_video, "--cpus-per-video": cpus_per_video}
+    cluster = cluster_of(engine, device, of_ray, task="a video")
+    if cluster is not None and server is not None:
+        raise ConfigError(
+            "frames are scored by the service (--server) or by the cluster (--engine ray): give one of them"
         )
+    videos = find_videos(paths, recursive=recursive)
+    run: Callable[..., list[VideoResult]]
+    with ExitStack() as stack:
+        bars = stack.enter_context(_Bars(len(videos)))
+        if cluster is not None:
+            pair = PairOnCluster.of(find_pair(models or models_root(), pair_name), cluster, variant)
+            scorer: ScorerIdentity = pair
+            run = partial(score_videos_on_ray, pair=pair, cluster=cluster)
+        else:
+            here = _scorer(ctx, stack, models, pair_name, device, variant, server, api_key)
+            scorer = here
+            run = partial(score_videos, scorer=here, on_start=bars.on_start, on_sample=bars.on_sample)
+        results = run(videos, out, settings=settings, hang_s=hang_s, on_done=bars.on_done)
     point = scorer.manifest.operating_point(operating_point)
     _print_table(
         results,
@@ -185,6 +219,23 @@ def command(
     )
     click.echo(f"written to {out}; open {out / INDEX_FILE}")
     ctx.exit(_report_failures(results))
+
+
+def _scorer(
+    ctx: click.Context,
+    stack: ExitStack,
+    models: Path | None,
+    pair_name: str | None,
+    device: str,
+    variant: str | None,
+    server: str | None,
+    api_key: str | None,
+) -> FrameScorer:
+    """What scores for this process: a session of its own, or the service, until the stack is closed."""
+    if server is None:
+        return _local_scorer(models, pair_name, device, variant)
+    _refuse_beside_server(ctx)
+    return stack.enter_context(_remote_scorer(server, pair_name, variant, api_key))
 
 
 def _local_scorer(models: Path | None, pair_name: str | None, device: str, variant: str | None) -> Scorer:

@@ -26,11 +26,11 @@ class FrameScores(Protocol):
     def evidence(self) -> NDArray[np.float32]: ...
 
 
-class FrameScorer(Protocol):
-    """A variant of a pair on a device: `serving.scorer.Scorer`, or `serving.inspections.remote_scorer.RemoteScorer`.
+class ScorerIdentity(Protocol):
+    """A variant of a pair on a kind of device, whether it is open here or not.
 
-    What it says of itself decides which finished videos a later call keeps, so that two scorers that give the same
-    scores should say the same.
+    It decides which finished videos a later call keeps, so that two scorers that give the same scores should say the
+    same.
     """
 
     @property
@@ -44,6 +44,10 @@ class FrameScorer(Protocol):
 
     @property
     def device(self) -> str: ...
+
+
+class FrameScorer(ScorerIdentity, Protocol):
+    """What scores: `serving.scorer.Scorer`, or `serving.inspections.remote_scorer.RemoteScorer`."""
 
     def score(self, frames: NDArray[np.uint8]) -> FrameScores:
         """Score frames, uint8 [N, S, S, 3]."""

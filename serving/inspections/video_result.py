@@ -51,12 +51,12 @@ class VideoResult:
 
 
 def result_of(
-    video: Path, folder: Path, status: Status, document: Mapping[str, Any], *, seconds_taken: float = 0.0
+    video: str, folder: Path, status: Status, document: Mapping[str, Any], *, seconds_taken: float = 0.0
 ) -> VideoResult:
     """The result of a video whose `findings.json` is `document`."""
     reading, sampling, missing = document["reading"], document["sampling"], missing_text(document)
     return VideoResult(
-        video=str(video),
+        video=video,
         status=status,
         folder=folder,
         complete=not missing,

@@ -21,7 +21,7 @@ from serving.formats.observation import Origin
 from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
 from serving.inspections.distance import Place
 from serving.inspections.findings import FindingRules, find_findings, leave_for
-from serving.inspections.frame_scorer import FrameScorer
+from serving.inspections.frame_scorer import FrameScorer, ScorerIdentity
 from serving.inspections.locating import Locator, locator_for
 from serving.inspections.spacing import spacing_of
 from serving.inspections.thinning import Choice, choose
@@ -37,6 +37,26 @@ from serving.report.write import write_video_report
 # Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
 _BATCH = 16
 _BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """One video of a batch.
+
+    Attributes:
+        path: where it is read, on the machine that scores it.
+        given: how the caller named it, which is how results and messages name it.
+        address: where it lies for good, whoever scores it.
+    """
+
+    path: Path
+    given: str
+    address: str
+
+    @classmethod
+    def of(cls, video: Path) -> Footage:
+        """A file that this machine sees."""
+        return cls(path=video, given=str(video), address=str(video.resolve()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,65 +86,82 @@ class Batch:
                 f"a video that hangs cannot be given up after {hang_s:g} s; take {SHORTEST_HANG_S} to "
                 f"{LONGEST_HANG_S} s"
             )
-        point = scorer.manifest.operating_point(settings.operating_point)
-        rules = FindingRules(
-            enter=point.threshold,
-            leave=leave_for(point.threshold),
-            min_duration_s=settings.min_duration_s,
-            join_gap_s=settings.join_gap_s,
-        )
-        key = {
-            "pair": scorer.manifest.name,
-            "pair_version": scorer.manifest.version,
-            # The manifest names the SHA-256 of every other file of the pair.
-            "pair_sha256": scorer.manifest_sha256,
-            "variant": scorer.variant,
-            "device": scorer.device.partition(":")[0],
-            "operating_point": point.name,
-            "every_s": settings.step_s,
-            "every_m": settings.every_m,
-            "distance": settings.distance,
-            **asdict(rules),
-        }
         return cls(
             scorer=scorer,
             settings=settings,
-            point=point,
-            rules=rules,
+            point=scorer.manifest.operating_point(settings.operating_point),
+            rules=_rules(scorer, settings),
             hang_s=hang_s,
-            key=key,
+            key=scoring_key(scorer, settings),
             on_start=on_start,
             on_sample=on_sample,
         )
 
 
-def score_or_fail(video: Path, folder: Path, batch: Batch) -> VideoResult:
+def scoring_key(scorer: ScorerIdentity, settings: VideoSettings) -> dict[str, Any]:
+    """`Batch.key`, also of a scorer that is not open here. Raises `OperatingPointNotFoundError`."""
+    return {
+        "pair": scorer.manifest.name,
+        "pair_version": scorer.manifest.version,
+        # The manifest names the SHA-256 of every other file of the pair.
+        "pair_sha256": scorer.manifest_sha256,
+        "variant": scorer.variant,
+        "device": scorer.device.partition(":")[0],
+        "operating_point": scorer.manifest.operating_point(settings.operating_point).name,
+        "every_s": settings.step_s,
+        "every_m": settings.every_m,
+        "distance": settings.distance,
+        **asdict(_rules(scorer, settings)),
+    }
+
+
+def _rules(scorer: ScorerIdentity, settings: VideoSettings) -> FindingRules:
+    threshold = scorer.manifest.operating_point(settings.operating_point).threshold
+    return FindingRules(
+        enter=threshold,
+        leave=leave_for(threshold),
+        min_duration_s=settings.min_duration_s,
+        join_gap_s=settings.join_gap_s,
+    )
+
+
+def score_or_fail(video: Footage, folder: Path, batch: Batch) -> VideoResult:
     """Score a video into `folder` unless that was done before; one that cannot be read is a result that says so."""
     sha256 = ""
     try:
-        check_file(video)
-        sha256 = _sha256(video)
+        check_file(video.path)
+        sha256 = _sha256(video.path)
         if holds_another(folder, video, lambda: sha256):
             # Given by another process to another video of that name since this call began.
             raise VideoError(f"{folder} was taken by another video of this name meanwhile: run the command again")
-        locator = locator_for(video, batch.settings.distance)
+        locator = locator_for(video.path, batch.settings.distance)
         result = _kept(video, folder, sha256, locator, batch)
         if result is None:
             size = batch.scorer.manifest.image_size
-            with WatchedReader(video, every_s=batch.settings.step_s, size=size, hang_s=batch.hang_s) as reader:
-                batch.on_start(video, reader.info)
-                result = _score(reader, folder, sha256, locator, batch)
+            with WatchedReader(video.path, every_s=batch.settings.step_s, size=size, hang_s=batch.hang_s) as reader:
+                batch.on_start(video.path, reader.info)
+                result = _score(video, reader, folder, sha256, locator, batch)
             write_video_report(folder)
         return result
     except VideoError as error:
-        sha256 = sha256 or _sha256_if_readable(video)
-        return VideoResult(video=str(video), status="failed", folder=folder, video_sha256=sha256, reason=str(error))
+        return failure(video, folder, str(error), sha256=sha256)
 
 
-def holds_another(folder: Path, video: Path, sha256: Callable[[], str]) -> bool:
-    """Whether a folder holds the findings of another video; `sha256` is asked for this one's if paths differ."""
+def failure(video: Footage, folder: Path, reason: str, *, sha256: str = "") -> VideoResult:
+    """The result of a video that could not be scored; its SHA-256 is looked up if it is not given."""
+    return VideoResult(
+        video=video.given,
+        status="failed",
+        folder=folder,
+        video_sha256=sha256 or _sha256_if_readable(video.path),
+        reason=reason.replace(str(video.path), video.given),
+    )
+
+
+def holds_another(folder: Path, video: Footage, sha256: Callable[[], str]) -> bool:
+    """Whether a folder holds the findings of another video; `sha256` is asked for this one's if addresses differ."""
     earlier = read_findings(folder)
-    if earlier is None or earlier.get("video_path") == str(video.resolve()):
+    if earlier is None or earlier.get("video_path") == video.address:
         return False
     return bool(earlier.get("video_sha256") != sha256())
 
@@ -144,7 +181,7 @@ def _sha256_if_readable(path: Path) -> str:
         return ""
 
 
-def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult | None:
+def _kept(video: Footage, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult | None:
     """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
 
     If a stretch was lost then, it may be had now, since what killed a decoder may have nothing to do with the video.
@@ -161,10 +198,12 @@ def _kept(video: Path, folder: Path, sha256: str, locator: Locator, batch: Batch
         write_video_report(folder)
     except ConfigError:  # what it is made of was damaged since, which counts as missing
         return None
-    return result_of(video, folder, "kept", earlier)
+    return result_of(video.given, folder, "kept", earlier)
 
 
-def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult:
+def _score(
+    video: Footage, reader: WatchedReader, folder: Path, sha256: str, locator: Locator, batch: Batch
+) -> VideoResult:
     started_s = time.monotonic()
     calibration = batch.scorer.manifest.calibration
     # No two samples are nearer than two pictures.
@@ -174,7 +213,7 @@ def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, b
         # A video with fewer frames than were asked for is sampled at its own pace.
         step_s = max(batch.settings.step_s, reader.counts.spacing_s or 0.0)
         about = {
-            **_describe(reader, frames.pts_s, step_s),
+            **_describe(video, reader, frames.pts_s, step_s),
             "video_sha256": sha256,
             "scoring": batch.key,
             "distance": locator.origin,
@@ -185,7 +224,7 @@ def _score(reader: WatchedReader, folder: Path, sha256: str, locator: Locator, b
         found = [Found(finding=each, place=places[each.peak_s]) for each in findings]
         written = write_deliverables(folder, _origin(about, batch), about, frames, found, peaks)
     seconds_taken = round(time.monotonic() - started_s, 3)
-    return result_of(reader.path, folder, "scored", written, seconds_taken=seconds_taken)
+    return result_of(video.given, folder, "scored", written, seconds_taken=seconds_taken)
 
 
 def _score_samples(
@@ -270,12 +309,12 @@ def _origin(about: Mapping[str, Any], batch: Batch) -> Origin:
     )
 
 
-def _describe(reader: WatchedReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
+def _describe(video: Footage, reader: WatchedReader, times_s: Sequence[float], step_s: float) -> dict[str, Any]:
     info, counts = reader.info, reader.counts
     unscored = unscored_stretches(times_s, step_s=step_s, info=info, counts=counts)
     return {
         "video": reader.path.name,
-        "video_path": str(reader.path.resolve()),
+        "video_path": video.address,
         "duration_s": round(max(counts.last_picture_s, info.duration_s or 0.0), 3),
         "reading": {
             "container": info.container,

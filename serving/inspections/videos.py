@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError
@@ -23,7 +24,7 @@ from serving.inspections.batch_files import remove_manifest, write_manifest, wri
 from serving.inspections.frame_scorer import FrameScorer
 from serving.inspections.video import VIDEO_SUFFIXES, VideoInfo
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_scoring import Batch, holds_another, score_or_fail
+from serving.inspections.video_scoring import Batch, Footage, holds_another, score_or_fail
 from serving.inspections.video_settings import HANG_S, VideoSettings
 from serving.report.write import write_index
 
@@ -94,7 +95,7 @@ def _name(video: Path, depth: int) -> str:
 def _is_free_for(video: Path, folder: Path) -> bool:
     try:
         # A video that was moved or copied has the same findings.
-        return not holds_another(folder, video, lambda: sha256_file(video))
+        return not holds_another(folder, Footage.of(video), lambda: sha256_file(video))
     except OSError:
         return False
 
@@ -122,23 +123,41 @@ def score_videos(
         on_done: called with each video's result.
     """
     batch = Batch.of(scorer, settings, hang_s, on_start, on_sample)
+    return write_batch(out, batch.key, _score_in_turn(videos, out, batch), on_done)
+
+
+def write_batch(
+    out: Path,
+    scoring: Mapping[str, Any],
+    results: Iterable[tuple[int, VideoResult]],
+    on_done: Callable[[VideoResult], None],
+) -> list[VideoResult]:
+    """Take the results as they are made, each with its place, and write the files of the batch; results by place.
+
+    No video is begun before the manifest of an earlier call is away. Raises `ConfigError` if `out` cannot be written.
+    """
     done: dict[int, VideoResult] = {}
     started_s = written_s = time.monotonic()
     try:
         remove_manifest(out)
-        for place, video, folder in _turns(videos, output_folders(videos, out), out):
-            done[place] = score_or_fail(video, folder, batch)
-            on_done(done[place])
+        for place, result in results:
+            done[place] = result
+            on_done(result)
             if time.monotonic() - written_s > _SUMMARY_EVERY_S:
-                write_summary(out, _in_order(done), batch.key)
+                write_summary(out, _in_order(done), scoring)
                 written_s = time.monotonic()
-        results = _in_order(done)
-        write_summary(out, results, batch.key)
+        in_order = _in_order(done)
+        write_summary(out, in_order, scoring)
         write_index(out)
-        write_manifest(out, results, batch.key, seconds=time.monotonic() - started_s)
+        write_manifest(out, in_order, scoring, seconds=time.monotonic() - started_s)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
-    return results
+    return in_order
+
+
+def _score_in_turn(videos: Sequence[Path], out: Path, batch: Batch) -> Iterator[tuple[int, VideoResult]]:
+    for place, video, folder in _turns(videos, output_folders(videos, out), out):
+        yield place, score_or_fail(Footage.of(video), folder, batch)
 
 
 def _turns(videos: Sequence[Path], folders: Sequence[Path], out: Path) -> Iterator[tuple[int, Path, Path]]:

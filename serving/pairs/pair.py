@@ -88,6 +88,11 @@ class Pair:
         """NAME@VERSION, which no other pair has."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def manifest_sha256(self) -> str:
+        """Of the manifest's file, which names the SHA-256 of every other file of the pair."""
+        return sha256_file(self.path / MANIFEST_FILE)
+
     def variant_path(self, name: str) -> Path:
         """The ONNX file of a variant; `PairNotFoundError` lists the variants that exist."""
         variant = self.manifest.variants.get(name)

@@ -185,8 +185,8 @@ def test_the_engine_gets_what_was_asked_for(packs: Path, tmp_path: Path, monkeyp
     )  # fmt: skip
     assert "1 are being run by another process" in text
     cluster = asked["cluster"]
-    assert (cluster.address, cluster.gpus_per_run, cluster.cpus_per_run) == ("auto", 0.25, 3)
+    assert (cluster.address, cluster.gpus, cluster.cpus) == ("auto", 0.25, 3)
     assert (asked["data_folder"], asked["max_minutes"], asked["planned"]) == (packs, None, PLANNED)
     assert set(asked["estimates"]) == set(PLANNED)
     said(packs, tmp_path, "--engine", "ray")
-    assert (asked["cluster"].gpus_per_run, asked["cluster"].cpus_per_run, asked["cluster"].address) == (0.0, 1, None)
+    assert (asked["cluster"].gpus, asked["cluster"].cpus, asked["cluster"].address) == (0.0, 1, None)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.errors import ConfigError
+from serving.ray_cluster import cluster_of
 from training import runs
 from training.backbones import ENCODERS, Encoder
 from training.commands.options import device_option, typed_command
@@ -24,7 +25,7 @@ from training.loop import LoopOptions
 from training.methods import METHODS
 from training.study.estimate import estimate_s
 from training.study.plan import PAPER_METHODS, Baseline, PretrainOn, StudySettings
-from training.study.ray_engine import Cluster, import_ray, run_missing_on_ray
+from training.study.ray_engine import run_missing_on_ray
 from training.study.study_folder import Study, open_study
 from training.study.sweep import SweepOutcome, missing_experiments, run_missing
 
@@ -142,10 +143,13 @@ def study(
       pipeprobe-train sweep study --data packs --out small --optim short --views inspection --seeds 1 --epochs 5
     """
     logging.basicConfig(format="%(message)s")
-    asked = {name: options.pop(name) for name in ("engine", "address", "gpus_per_run", "cpus_per_run")}
-    cluster = _cluster(**asked, device=device, threads=threads)
+    engine = options.pop("engine")
+    of_ray = {f"--{name.replace('_', '-')}": options.pop(name) for name in ("address", "gpus_per_run", "cpus_per_run")}
+    if engine == "ray" and threads is not None:
+        raise ConfigError("--threads is for --engine local: on Ray an experiment has as many as --cpus-per-run")
+    cluster = cluster_of(engine, device, of_ray, task="an experiment")
     if cluster is not None:
-        device, threads = "cpu" if cluster.device == "cpu" else device, cluster.cpus_per_run
+        device, threads = "cpu" if cluster.device == "cpu" else device, cluster.cpus
     if threads is not None:
         torch.set_num_threads(threads)
     initial = _initial_encoders(options.pop("init"), options["encoders"])
@@ -173,34 +177,6 @@ def study(
         say=lambda line: console.print(line, soft_wrap=True, markup=False),
     )
     _conclude(console, opened, outcome)
-
-
-def _cluster(
-    *,
-    engine: str,
-    address: str | None,
-    gpus_per_run: float | None,
-    cpus_per_run: int | None,
-    device: str,
-    threads: int | None,
-) -> Cluster | None:
-    """The cluster to run on; None for this process."""
-    given = {"--address": address, "--gpus-per-run": gpus_per_run, "--cpus-per-run": cpus_per_run}
-    if engine == "local":
-        misplaced = [name for name, value in given.items() if value is not None]
-        if misplaced:
-            raise ConfigError(f"{', '.join(misplaced)}: for --engine ray alone, and the engine is local")
-        return None
-    if threads is not None:
-        raise ConfigError("--threads is for --engine local: on Ray an experiment has as many as --cpus-per-run")
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"Ray chooses each experiment's GPU: say --device cuda, not {device}")
-    import_ray()
-    return Cluster(
-        address=address,
-        gpus_per_run=float(device == "cuda") if gpus_per_run is None else gpus_per_run,
-        cpus_per_run=cpus_per_run or 1,
-    )
 
 
 def _initial_encoders(folders: tuple[Path, ...], wanted: tuple[str, ...]) -> dict[str, Encoder]:

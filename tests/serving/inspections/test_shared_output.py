@@ -18,7 +18,7 @@ from support.written_files import contents
 
 from serving.durable import sha256_file
 from serving.file_lock import locked
-from serving.inspections.video_scoring import Batch, score_or_fail
+from serving.inspections.video_scoring import Batch, Footage, score_or_fail
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
 from serving.pairs.pair import find_pair
@@ -131,7 +131,7 @@ def test_a_folder_that_another_video_of_the_name_was_given_meanwhile_is_left_to_
     (first,) = score_videos([videos / "run-0.mpg"], tmp_path, scorer, VideoSettings(distance="none"))
     before = contents(tmp_path)
     batch = Batch.of(scorer, VideoSettings(distance="none"), lambda *_: None, lambda *_: None)
-    result = score_or_fail(videos / "run-1.mpg", first.folder, batch)
+    result = score_or_fail(Footage.of(videos / "run-1.mpg"), first.folder, batch)
     assert (result.status, result.video_sha256) == ("failed", sha256_file(videos / "run-1.mpg"))
     assert "taken by another video of this name" in result.reason
     assert contents(tmp_path) == before

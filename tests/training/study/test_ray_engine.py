@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.tiny_study import OPTIONS, memory_data, register_tiny, settings, without_clocks, write_packs
+from support.ray_runs import holder_of, ray_environment, ray_folder, wait_until
+from support.tiny_study import OPTIONS, register_tiny, settings, without_clocks, write_packs
 
-from serving.errors import ConfigError
 from training import runs
 from training.loop import LoopOptions
-from training.study import ray_engine as module
 from training.study.experiment import RESULT
 from training.study.plan import LOCK, StudySettings
-from training.study.ray_engine import Cluster, Task, carry_out, import_ray, run_missing_on_ray
-from training.study.study_folder import Study, open_study
+from training.study.ray_engine import Task, carry_out
+from training.study.study_folder import open_study
 from training.study.sweep import LEFT, run_missing
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -60,33 +57,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def ray_folder() -> Iterator[Path]:
-    """For Ray's sessions; not under pytest's folder, whose long path would not fit into the names of sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def holder_of(lock: Path) -> int | None:
-    """The process that holds a lock on the file, as the kernel says."""
-    inode = str(lock.stat().st_ino)
-    for line in Path("/proc/locks").read_text().splitlines():
-        kind, pid, place = (line.split()[i] for i in (1, 4, 5))
-        if kind == "FLOCK" and place.rpartition(":")[2] == inode:
-            return int(pid)
-    return None
-
-
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 200) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
-
-
 def results(folder: Path) -> dict[str, Any]:
     found = {}
     for path in folder.glob(f"*/{RESULT}"):
@@ -98,23 +68,24 @@ def results(folder: Path) -> dict[str, Any]:
 # Ray and every one of its workers start from nothing.
 @pytest.mark.timeout(600)
 def test_a_study_on_ray_survives_a_dead_worker_and_gives_what_one_process_gives(
-    tmp_path: Path, ray_folder: Path, one_thread: None
+    tmp_path: Path, one_thread: None
 ) -> None:
     packs = write_packs(tmp_path / "packs", train=72, val=24, test=16)
     study = tmp_path / "ray"
     killed = study / "simclr-vit_tiny-p15-s0"
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "training", "sweep", "study", "--data", packs, "--out", study),
-            *(*ARGUMENTS, "--engine", "ray", "--cpus-per-run", "1"),
-        ],
-        cwd=REPOSITORY,
-        # Ray keeps a token at home.
-        env=os.environ
-        | {"RAY_TMPDIR": str(ray_folder), "HOME": str(ray_folder), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as sweep:
+    with (
+        ray_folder() as folder,
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "training", "sweep", "study", "--data", packs, "--out", study),
+                *(*ARGUMENTS, "--engine", "ray", "--cpus-per-run", "1"),
+            ],
+            cwd=REPOSITORY,
+            env=ray_environment(folder) | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as sweep,
+    ):
         try:
             wait_until(lambda: (killed / runs.CHECKPOINT).is_file() or sweep.poll() is not None)
             worker = wait_until(lambda: holder_of(killed / LOCK))
@@ -164,66 +135,3 @@ def test_nothing_is_begun_after_the_deadline(tmp_path: Path, monkeypatch: pytest
     report = carry_out(replace(task, deadline=time.time() + 90))
     assert (report.state, report.line.startswith("finished after")) == ("finished", True)
     assert carry_out(replace(task, deadline=None)).state == "elsewhere"
-
-
-@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (0.25, "cuda"), (1.0, "cuda")])
-def test_experiments_run_on_the_gpu_that_they_are_given_a_share_of(gpus: float, device: str) -> None:
-    assert Cluster(gpus_per_run=gpus).device == device
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"gpus_per_run": 2.0}, r"one GPU or a share of it, in \[0, 1\], got 2.0"),
-        ({"gpus_per_run": -0.5}, r"one GPU or a share of it, in \[0, 1\], got -0.5"),
-        ({"cpus_per_run": 0}, "needs a core at least, got 0"),
-    ],
-)
-def test_refuses_shares_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Cluster(**changes)
-
-
-def test_a_missing_ray_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"Ray cannot be imported .*pip install 'pipeprobe\[cluster\]'"):
-        import_ray()
-
-
-@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_a_cluster_that_is_not_there_is_named(
-    tmp_path: Path, ray_folder: Path, monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
-    register_tiny(monkeypatch.setitem)
-    monkeypatch.setenv("RAY_TMPDIR", str(ray_folder))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    study = Study(folder=tmp_path, settings=settings(), data=memory_data(), initial={})
-    with pytest.raises(ConfigError, match=rf"no Ray cluster can be reached at {address} .*start one with `ray start"):
-        run_missing_on_ray(
-            study,
-            dict.fromkeys((experiment.id for experiment in study.planned), 1.0),
-            data_folder=tmp_path,
-            cluster=Cluster(address=address),
-            options=OPTIONS,
-            max_minutes=None,
-            command="typed",
-            say=lambda _line: None,
-        )
-
-
-class OneCore:
-    """What Ray says of a small machine."""
-
-    @staticmethod
-    def cluster_resources() -> dict[str, float]:
-        return {"CPU": 1.0, "memory": 2e9}
-
-
-def test_what_would_wait_for_ever_is_refused() -> None:
-    ray: Any = OneCore
-    for cluster in (Cluster(cpus_per_run=2), Cluster(gpus_per_run=0.25)):
-        with pytest.raises(ConfigError, match="Ray finds 1 and 0 here: ask for less, or name a cluster with --address"):
-            module._check_room(ray, cluster)
-    module._check_room(ray, Cluster())
-    # A cluster elsewhere may still get a machine that has room.
-    module._check_room(ray, Cluster(cpus_per_run=2, address="auto"))
