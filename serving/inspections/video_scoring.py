@@ -154,7 +154,8 @@ def failure(video: Footage, folder: Path, reason: str, *, sha256: str = "") -> V
         status="failed",
         folder=folder,
         video_sha256=sha256 or _sha256_if_readable(video.path),
-        reason=reason.replace(str(video.path), video.given),
+        # Decoders are told the whole path.
+        reason=reason.replace(str(video.path.absolute()), video.given),
     )
 
 
