@@ -130,7 +130,7 @@ def test_a_folder_that_another_video_of_the_name_was_given_meanwhile_is_left_to_
     scorer = Scorer(find_pair(models))
     (first,) = score_videos([videos / "run-0.mpg"], tmp_path, scorer, VideoSettings(distance="none"))
     before = contents(tmp_path)
-    batch = Batch.of(scorer, VideoSettings(distance="none"), lambda *_: None, lambda *_: None)
+    batch = Batch.of(scorer, VideoSettings(distance="none"), 60.0, lambda *_: None, lambda *_: None)
     result = score_or_fail(Footage.of(videos / "run-1.mpg"), first.folder, batch)
     assert (result.status, result.video_sha256) == ("failed", sha256_file(videos / "run-1.mpg"))
     assert "taken by another video of this name" in result.reason
