@@ -42,6 +42,7 @@ from training.features import encoder_digest
 from training.label_free import feature_std, is_collapsed, rankme
 from training.methods import METHODS, Method
 from training.optim import apply_schedules, build_optimizer, learning_rate
+from training.precision import forward_in
 from training.runs import (
     CHECKPOINT,
     CONFIG,
@@ -233,7 +234,7 @@ class _Loop:
         drawn = torch.Generator().manual_seed(step_seed(seed, self.step, VIEW_STREAM))
         self.method.generator.manual_seed(step_seed(seed, self.step, METHOD_STREAM))
         views = make_views(frames, self.method.views, drawn)
-        with self._autocast():
+        with forward_in(self.config.precision, self.device):
             loss = self.method.loss(views, progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
@@ -245,9 +246,6 @@ class _Loop:
         self.step += 1
         self.method.after_step(self.step / self.total_steps)
         return loss.detach(), grad_norm, lr
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
     # ---- the run --------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from serving.durable import write_json_atomic
 from serving.errors import ConfigError, DataError
 from serving.progress import Advance, track_progress
 from training.backbones import ENCODERS, Encoder, build_encoder, seeded_init
+from training.config import Precision
 from training.config_json import check_choice, encode_config
 from training.data.augment import Jitter, View, ViewSpec, inspection_views, make_views, symmetric_views
 from training.data.loader import epoch_batches, epoch_order
@@ -38,6 +39,7 @@ from training.features import check_size, encoder_digest, extract_features
 from training.loop import RESIDENT_SHARE, DivergedError
 from training.metrics import Estimate, evaluate
 from training.optim import parameter_groups
+from training.precision import fastest_precision, forward_in
 from training.probe import LinearProbe, describe_pack, fit_linear
 from training.provenance import provenance
 from training.runs import CONFIG, ENCODER, load_encoder, load_tensors, read_json, save_encoder, save_tensors
@@ -86,6 +88,7 @@ class SupervisedConfig:
         full_size_share: last share of the steps whose views are as large as the frames, whatever `view_size` says.
             The classifier is used on whole frames, in which things look larger than in small views: one trained on
             those alone misjudges them (Touvron et al. 2019, arXiv 1906.06423). Null as for `encoder_share`.
+        precision: of the encoder's forward pass; null for what the device is fastest in.
         seed: initial weights, order and augmentation.
     """
 
@@ -100,12 +103,14 @@ class SupervisedConfig:
     views: SupervisedViews = "mild"
     view_size: int | None = None
     full_size_share: float | None = None
+    precision: Precision | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise ConfigError(f"no encoder {self.encoder!r}; there are {', '.join(ENCODERS)}")
         check_choice("views", self.views, get_args(SupervisedViews))
+        check_choice("precision", self.precision, (None, *get_args(Precision)))
         if self.epochs < 1 or self.batch_size < 2:
             raise ConfigError("epochs must be at least 1 and batch_size at least 2")
         if not 0 <= self.label_smoothing < 0.5 or not 0 < self.warmup < 1:
@@ -121,7 +126,7 @@ class SupervisedConfig:
         if self.weight_decay < 0 or self.seed < 0:
             raise ConfigError(f"weight_decay and seed must not be negative: {self.weight_decay}, {self.seed}")
 
-    def resolved(self, image_size: int, shares: tuple[float, float]) -> SupervisedConfig:
+    def resolved(self, image_size: int, shares: tuple[float, float], precision: Precision) -> SupervisedConfig:
         """The same, with what was left null filled in: nothing that decides a run stays unsaid in its record."""
         encoder_share, full_size_share = shares
         rate = LEARNING_RATES[self.encoder] * math.sqrt(self.batch_size / REFERENCE_BATCH)
@@ -131,6 +136,7 @@ class SupervisedConfig:
             encoder_share=encoder_share if self.encoder_share is None else self.encoder_share,
             view_size=image_size if self.view_size is None else self.view_size,
             full_size_share=full_size_share if self.full_size_share is None else self.full_size_share,
+            precision=self.precision or precision,
         )
 
 
@@ -159,14 +165,14 @@ class SupervisedResult:
 class Classifier(nn.Module):
     """Encoder and a linear head with one logit."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, precision: Precision) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.precision = encoder, precision
         self.head = nn.Linear(encoder.feature_dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float32 [N, 3, s, s], normalised -> logit float32 [N]; the encoder computes in bfloat16."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        """float32 [N, 3, s, s], normalised -> logit float32 [N]; the encoder computes in `precision`."""
+        with forward_in(self.precision, images.device):
             features = self.encoder(images)
         logits: Tensor = self.head(features.float()).squeeze(1)
         return logits
@@ -208,7 +214,7 @@ def train_supervised(
     for pack, purpose in ((train_pack, "training"), (val_pack, "measuring")):
         _check_classes(pack, purpose)
     shares = SCRATCH_SHARES if initial is None else FINE_TUNING_SHARES
-    config = (config or SupervisedConfig()).resolved(train_pack.size, shares)
+    config = (config or SupervisedConfig()).resolved(train_pack.size, shares, fastest_precision(device))
     model = initial_classifier(config, train_pack, initial)
     if out is not None:
         _claim(out)
@@ -242,7 +248,8 @@ def initial_classifier(config: SupervisedConfig, pack: Pack, initial: Encoder | 
         ConfigError, DataError: as `train_supervised`.
     """
     with seeded_init(config.seed):
-        model = Classifier(build_encoder(config.encoder, image_size=pack.size))
+        encoder = build_encoder(config.encoder, image_size=pack.size)
+        model = Classifier(encoder, config.precision or "fp32")
     model.encoder.check_view_size(config.view_size or pack.size)
     if initial is not None:
         if initial.name != config.encoder:

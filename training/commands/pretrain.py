@@ -25,6 +25,7 @@ from training.distributed import is_launched, joined_processes, rank
 from training.features import encoder_digest
 from training.loop import LoopOptions, Summary, pretrain
 from training.methods import METHODS
+from training.precision import fastest_precision
 from training.recipes import RECIPES
 from training.runs import CONFIG, load_encoder, read_json
 
@@ -101,10 +102,8 @@ ADVICE = {
 )
 @click.option(
     "--precision",
-    default="bf16",
-    show_default=True,
     type=click.Choice(get_args(Precision)),
-    help="Of the forward pass; fp32 is faster on processors without bf16 instructions.",
+    help="Of the forward pass.  [default: bf16 on GPUs and processors that have it, else fp32]",
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder to write.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out from its last checkpoint.")
@@ -154,7 +153,11 @@ def command(
         options = LoopOptions(device=own_device, max_minutes=max_minutes, compile=compile)
         opened = open_pack(pack)
         initial = None if init is None else load_encoder(init)[0]
-        config = _config_of_run(context, out, initial) if resume else _config_from_recipe(opened, initial, settings)
+        config = (
+            _config_of_run(context, out, initial)
+            if resume
+            else _config_from_recipe(opened, initial, settings, own_device)
+        )
         summary = pretrain(config, opened, out, options=options, initial=initial, resume=resume, command=_command())
         if not rank():
             _print_summary(summary)
@@ -169,14 +172,14 @@ def _command() -> str:
     return typed.replace("pipeprobe-train", f"torchrun --nproc-per-node {processes} -m training", 1)
 
 
-def _config_from_recipe(pack: Pack, initial: Encoder | None, settings: dict[str, Any]) -> PretrainConfig:
+def _config_from_recipe(pack: Pack, initial: Encoder | None, settings: dict[str, Any], device: str) -> PretrainConfig:
     method, encoder, precision = (settings.pop(key) for key in ("method", "encoder", "precision"))
     if initial is not None:
         encoder = encoder or initial.name
         settings["image_size"] = settings["image_size"] or initial.image_size
         settings["initial_encoder"] = encoder_digest(initial)
     settings["image_size"] = settings["image_size"] or pack.size
-    return _recipe(method, encoder or DEFAULT_ENCODER)(**settings, precision=precision)
+    return _recipe(method, encoder or DEFAULT_ENCODER)(**settings, precision=precision or fastest_precision(device))
 
 
 def _recipe(method: str, encoder: str) -> Callable[..., PretrainConfig]:

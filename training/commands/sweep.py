@@ -19,14 +19,15 @@ from serving.ray_cluster import cluster_of
 from training import runs
 from training.backbones import ENCODERS, Encoder
 from training.commands.options import device_option, typed_command
-from training.config import Axis, Views
+from training.config import Axis, Precision, Views
 from training.features import encoder_digest
 from training.loop import LoopOptions
 from training.methods import METHODS
+from training.precision import fastest_precision
 from training.study.estimate import estimate_s
 from training.study.plan import PAPER_METHODS, Baseline, PretrainOn, StudySettings
 from training.study.ray_engine import run_missing_on_ray
-from training.study.study_folder import Study, open_study
+from training.study.study_folder import Study, open_study, precision_of
 from training.study.sweep import SweepOutcome, missing_experiments, run_missing
 
 ALL = "all"
@@ -84,6 +85,12 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--optim", default=_DEFAULTS.optim, show_default=True, type=click.Choice(get_args(Axis)))
 @click.option("--views", default=_DEFAULTS.views, show_default=True, type=click.Choice(get_args(Views)))
 @click.option("--view-size", type=int, help="Side of the augmented views, pixels.  [default: that of the packs]")
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    help="Of forward passes in training.  [default: the study's own; of a new one bf16 on GPUs and processors that have "
+    "it, else fp32]",
+)
 @click.option(
     "--pretrain-on",
     default=_DEFAULTS.pretrain_on,
@@ -152,6 +159,7 @@ def study(
         device, threads = "cpu" if cluster.device == "cpu" else device, cluster.cpus
     if threads is not None:
         torch.set_num_threads(threads)
+    options["precision"] = options["precision"] or precision_of(out) or fastest_precision(device)
     initial = _initial_encoders(options.pop("init"), options["encoders"])
     if initial and "transferred" not in options["baselines"]:
         options["baselines"] = (*options["baselines"], "transferred")

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from training.data.frame_table import UNLABELLED
 from training.data.normalise import normalise
 from training.methods import METHODS
 from training.optim import build_optimizer
+from training.precision import fastest_precision, forward_in
 from training.retrain.footage import Footage
 
 SAMPLES = 8
@@ -39,8 +39,6 @@ USUAL_STEPS = 3000
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 100
 # Tracing, quantising and judging the variants, on one core of a current machine.
 EXPORT_S = 45.0
-_CPUINFO = Path("/proc/cpuinfo")
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # PNG files of video frames, as a share of their raw bytes, at most.
 PNG_SHARE = 0.9
 
@@ -125,7 +123,7 @@ def estimate(
     training = max(2, round(total - (1 - train_share) * labelled))
     batch = choose_batch(training, batch_size)
     frames = np.resize(np.stack([*sampled, *decoded] or [_noise(size)]), (batch, size, size, 3))
-    precision = choose_precision(device)
+    precision = fastest_precision(device)
     step_s = _time_step(recipe(batch, precision), torch.from_numpy(frames), device)
     epochs = choose_epochs(training, batch, epochs=epochs, minutes=minutes, step_s=step_s)
     per_feature = _time_features(recipe(batch, precision), torch.from_numpy(frames), device)
@@ -184,14 +182,6 @@ def _time_images(footage: Footage, size: int) -> tuple[list[NDArray[np.uint8]], 
     return frames, (time.perf_counter() - start) / max(1, len(chosen))
 
 
-def choose_precision(device: str, cpuinfo: Path = _CPUINFO) -> Precision:
-    """bf16 on a GPU and on processors with instructions for it; elsewhere it is emulated, and slower than float32."""
-    if device.startswith("cuda"):
-        return "bf16"
-    flags = cpuinfo.read_text(errors="replace").split() if cpuinfo.is_file() else []
-    return "bf16" if _BF16_FLAGS & set(flags) else "fp32"
-
-
 def _time_step(config: PretrainConfig, frames: Tensor, device: str) -> float:
     """Seconds of one training step, after one that warms up."""
     with seeded_init(config.seed):
@@ -208,7 +198,7 @@ def _time_step(config: PretrainConfig, frames: Tensor, device: str) -> float:
         if step == 1:
             start = _now(device)
         views = make_views(frames, method.views, generator)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with forward_in(config.precision, device):
             loss = method.loss(views, 0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch

@@ -22,6 +22,7 @@ from training.data.augment import make_views
 from training.data.normalise import normalise
 from training.methods import METHODS
 from training.optim import build_optimizer
+from training.precision import forward_in
 from training.provenance import hardware
 from training.study.experiment import training_rows
 from training.study.plan import Experiment, method_on, pretraining
@@ -117,7 +118,7 @@ def _training_rate(study: Study, experiment: Experiment, device: str) -> float:
             _synchronise(device)
             started = time.monotonic()
         views = make_views(frames, method.views, torch.Generator().manual_seed(step))
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with forward_in(config.precision, device):
             loss = method.loss(views, 0.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from serving.errors import ConfigError
 from training.backbones import ENCODERS
-from training.config import Axis, PretrainConfig, Views
+from training.config import Axis, Precision, PretrainConfig, Views
 from training.config_json import check_choice, decode_config, encode_config
 from training.methods import METHODS
 from training.recipes import RECIPES
@@ -66,6 +66,7 @@ class StudySettings:
         epochs, batch_size: of pretraining, and of supervised training, so that all see as many frames.
         optim, views: axes of the recipes.
         view_size: side of the augmented views in pixels; null for the frames' own.
+        precision: of forward passes while an encoder is trained.
         pretrain_on: "subset" pretrains on the frames that train the probe, as the study does; "split" on all frames of
             the training split, unlabelled ones too, once for all proportions.
         frames: size of each training subset; null for all normals with as many defects as make up the proportion.
@@ -83,6 +84,7 @@ class StudySettings:
     optim: Axis = "paper"
     views: Views = "published"
     view_size: int | None = None
+    precision: Precision = "bf16"
     pretrain_on: PretrainOn = "subset"
     frames: int | None = None
     calibration_share: float = 0.2
@@ -101,6 +103,7 @@ class StudySettings:
         check_choice("finetuned_from", self.finetuned_from, METHODS)
         check_choice("optim", self.optim, get_args(Axis))
         check_choice("views", self.views, get_args(Views))
+        check_choice("precision", self.precision, get_args(Precision))
         check_choice("pretrain_on", self.pretrain_on, get_args(PretrainOn))
         if not self.encoders or not self.proportions or self.seeds < 1:
             raise ConfigError("a study needs an encoder, a proportion and a seed at least")
@@ -195,5 +198,6 @@ def pretraining(experiment: Experiment, settings: StudySettings, image_size: int
         seed=experiment.seed,
         views=settings.views,
         view_size=settings.view_size,
+        precision=settings.precision,
         initial_encoder=dict(settings.initial).get(experiment.encoder),
     )

@@ -19,6 +19,7 @@ from serving.errors import ConfigError, DataError
 from serving.file_lock import locked
 from training import runs
 from training.backbones import Encoder
+from training.config import Precision
 from training.data.pack import open_pack
 from training.features import check_size, encoder_digest
 from training.probe import describe_pack
@@ -94,6 +95,13 @@ def reopen_study(folder: Path, data_folder: Path) -> Study:
     settings = StudySettings.from_json(runs.read_json(folder / STUDY)["settings"])
     initial = {name: runs.load_encoder(folder / INITIAL / name)[0] for name, _ in settings.initial}
     return open_study(folder, data_folder, settings, initial)
+
+
+def precision_of(folder: Path) -> Precision | None:
+    """What a study that was started trains in, on whatever machine it goes on; None where none was started."""
+    path = folder / STUDY
+    precision: Precision | None = runs.read_json(path)["settings"].get("precision") if path.is_file() else None
+    return precision
 
 
 def open_data(folder: Path) -> StudyData:

@@ -59,6 +59,7 @@ def train_and_score(
             batch_size=settings.batch_size,
             views=settings.views,
             view_size=settings.view_size,
+            precision=settings.precision,
             seed=experiment.seed,
         )
         fitted = select_frames(train, np.flatnonzero(~held_out))
