@@ -25,6 +25,7 @@ from training.export import ExportConfig, export_pair
 from training.features import encoder_digest
 from training.loop import DivergedError
 from training.metrics import evaluate, threshold_metrics
+from training.precision import forward_in
 from training.probe import LinearProbe, ProbeConfig, fit_linear, run_probe
 from training.runs import load_encoder, random_encoder
 from training.supervised import (
@@ -134,15 +135,16 @@ def test_the_first_step_sees_the_features_of_the_initial_encoder(encoder: str, m
     original = Classifier.forward
 
     def watched(self: Classifier, images: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with forward_in(self.precision, images.device):
             seen.append((images.clone(), self.encoder(images).detach().clone()))
         return original(self, images)
 
     monkeypatch.setattr(Classifier, "forward", watched)
-    train_supervised(pack, small("val", n=12), config=config(encoder=encoder), initial=initial)
+    settings = config(encoder=encoder, precision="bf16")
+    train_supervised(pack, small("val", n=12), config=settings, initial=initial)
     images, features = seen[0]
     # In evaluation mode, which for batch norms means the statistics of pretraining.
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), forward_in("bf16", "cpu"):
         torch.testing.assert_close(
             features, initial.eval().to(memory_format=torch.channels_last)(images), rtol=0, atol=0
         )
@@ -210,12 +212,12 @@ def test_the_encoder_moves_at_its_share_of_the_rate_and_norms_do_not_decay() -> 
 
 def test_what_is_left_out_depends_on_the_encoder_and_the_batch() -> None:
     assert LEARNING_RATES.keys() == ENCODERS.keys()
-    resolved = SupervisedConfig(encoder="vit_tiny", batch_size=256).resolved(112, (0.1, 0.3))
+    resolved = SupervisedConfig(encoder="vit_tiny", batch_size=256).resolved(112, (0.1, 0.3), "fp32")
     # Four times the batch of 64, twice the rate.
     assert (resolved.learning_rate, resolved.encoder_share) == (2 * 5e-4, 0.1)
-    assert (resolved.view_size, resolved.full_size_share) == (112, 0.3)
-    given = SupervisedConfig(learning_rate=0.3, encoder_share=0.2, view_size=48, full_size_share=0.0)
-    assert given.resolved(112, (1.0, 0.5)) == given
+    assert (resolved.view_size, resolved.full_size_share, resolved.precision) == (112, 0.3, "fp32")
+    given = SupervisedConfig(learning_rate=0.3, encoder_share=0.2, view_size=48, full_size_share=0.0, precision="bf16")
+    assert given.resolved(112, (1.0, 0.5), "fp32") == given
 
 
 def test_the_loss_is_the_weighted_cross_entropy_of_smoothed_labels() -> None:
@@ -451,7 +453,7 @@ def test_a_run_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "encoder.pt").read_bytes() == b"weeks of work"
 
 
-def test_the_encoder_computes_in_bfloat16_and_the_head_in_float32() -> None:
+def test_the_encoder_computes_in_the_precision_asked_for_and_the_head_in_float32() -> None:
     seen: dict[str, torch.dtype] = {}
 
     class Watched(Encoder):
@@ -464,5 +466,6 @@ def test_the_encoder_computes_in_bfloat16_and_the_head_in_float32() -> None:
             seen["encoder"] = mixed.dtype
             return mixed
 
-    logits = Classifier(Watched())(torch.zeros(2, 3, 8, 8))
-    assert (seen["encoder"], logits.dtype, logits.shape) == (torch.bfloat16, torch.float32, (2,))
+    for precision, computed in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        logits = Classifier(Watched(), precision)(torch.zeros(2, 3, 8, 8))
+        assert (seen["encoder"], logits.dtype, logits.shape) == (computed, torch.float32, (2,))

@@ -88,8 +88,8 @@ def _proportions(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option(
     "--precision",
     type=click.Choice(get_args(Precision)),
-    help="Of forward passes in training.  [default: the study's own; of a new one bf16 on GPUs and processors that have "
-    "it, else fp32]",
+    help="Of forward passes in training.  [default: the study's own; of a new one bf16 on GPUs and processors that "
+    "have it, else fp32]",
 )
 @click.option(
     "--pretrain-on",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from training.retrain.estimate import (
@@ -11,7 +9,6 @@ from training.retrain.estimate import (
     MOST_EPOCHS,
     choose_batch,
     choose_epochs,
-    choose_precision,
     in_words,
 )
 
@@ -32,16 +29,6 @@ def test_epochs_are_asked_for_fitted_into_minutes_or_usual() -> None:
     assert epochs(6400) == 30
     assert epochs(64 * 7) == MOST_EPOCHS
     assert epochs(10_000_000) == FEWEST_EPOCHS
-
-
-def test_precision_is_decided_by_the_processor_not_by_the_clock(tmp_path: Path) -> None:
-    info = tmp_path / "cpuinfo"
-    info.write_text("flags : fpu avx2 avx512f avx512_bf16 amx_tile\n")
-    assert choose_precision("cpu", info) == "bf16"
-    info.write_text("flags : fpu avx2 avx512f\n")
-    assert choose_precision("cpu", info) == "fp32"
-    assert choose_precision("cpu", tmp_path / "none") == "fp32"
-    assert choose_precision("cuda:1", tmp_path / "none") == "bf16"
 
 
 def test_times_in_words() -> None:

@@ -16,7 +16,7 @@ from training import runs
 from training.features import encoder_digest
 from training.study.experiment import RESULT
 from training.study.plan import LOCK, experiments
-from training.study.study_folder import INITIAL, STUDY, Study, claimed, open_data, open_study, reopen_study
+from training.study.study_folder import INITIAL, STUDY, Study, claimed, open_data, open_study, precision_of, reopen_study
 
 HOLDER = """
 import fcntl, sys
@@ -57,6 +57,12 @@ def test_a_study_is_opened_again_with_the_settings_it_has(packs: Path, tmp_path:
         assert (again.settings, again.planned) == (plan, first.planned)
         assert again.data.train.digest == first.data.train.digest
     assert (tmp_path / STUDY).stat().st_mtime_ns == written
+
+
+def test_a_study_goes_on_in_the_precision_it_was_started_in(packs: Path, tmp_path: Path) -> None:
+    assert precision_of(tmp_path) is None
+    open_study(tmp_path, packs, settings(precision="fp32"), {})
+    assert precision_of(tmp_path) == "fp32"
 
 
 def test_packs_that_were_moved_are_the_same_packs(packs: Path, tmp_path: Path) -> None:
