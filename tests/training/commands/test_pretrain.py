@@ -53,11 +53,12 @@ def test_every_recipe_is_reached_by_name(
         )
 
     monkeypatch.setattr(command_module, "pretrain", finished_at_once)
+    monkeypatch.setattr(command_module, "fastest_precision", lambda device: "fp32")
     result = call(
         tmp_path, "--method", pair[0], "--encoder", pair[1], "--epochs", "3", "--optim", "short", "--seed", "5"
     )
     assert result.exit_code == 0, result.output
-    assert asked == [RECIPES[pair](image_size=SIZE, epochs=3, optim="short", seed=5)]
+    assert asked == [RECIPES[pair](image_size=SIZE, epochs=3, optim="short", seed=5, precision="fp32")]
     assert "finished after 3 epochs" in result.output
     assert all(figure in result.output for figure in ("1.5000", "20.2", "0.1250", "99.0"))
 
