@@ -16,7 +16,16 @@ from training import runs
 from training.features import encoder_digest
 from training.study.experiment import RESULT
 from training.study.plan import LOCK, experiments
-from training.study.study_folder import INITIAL, STUDY, Study, claimed, open_data, open_study, precision_of, reopen_study
+from training.study.study_folder import (
+    INITIAL,
+    STUDY,
+    Study,
+    claimed,
+    open_data,
+    open_study,
+    precision_of,
+    reopen_study,
+)
 
 HOLDER = """
 import fcntl, sys
