@@ -209,8 +209,9 @@ def _plan_table(opened: Study, estimates: dict[str, float]) -> Table:
     for heading in ("experiment", "kind", "estimate", ""):
         table.add_column(heading, justify="right" if heading == "estimate" else "left")
     for experiment in opened.planned:
-        done = "done" if opened.is_done(experiment) else ""
-        table.add_row(experiment.id, experiment.kind, f"{estimates[experiment.id]:.0f} s", done)
+        state = "done" if opened.is_done(experiment) else "" if experiment.id in estimates else "not asked for"
+        estimate = f"{estimates[experiment.id]:.0f} s" if experiment.id in estimates else ""
+        table.add_row(experiment.id, experiment.kind, estimate, state)
     return table
 
 

@@ -36,17 +36,22 @@ OVERHEAD_S = 5.0
 
 
 def estimate_s(study: Study, device: str) -> dict[str, float]:
-    """Seconds for each planned experiment by its id, as measured here or in an earlier call on the same hardware."""
+    """Seconds of each experiment that was asked for, by its id, as measured here or earlier on such hardware."""
     rates = _known_rates(study.folder, device)
     sizes: dict[tuple[float | None, int], int] = {}
-    found, shared = {}, set()
+    found = {}
+    shared = {
+        shared_folder(study.folder, each) for each in study.planned if study.is_done(each) and _shares(study, each)
+    }
     for experiment in study.planned:
+        if not study.is_asked_for(experiment):
+            continue
         cell = (experiment.defect_proportion, experiment.seed)
         if cell not in sizes:
             sizes[cell] = _subset_size(study, experiment)
         measured_on = sum(len(pack) for split, pack in study.data.packs.items() if split != "train")
         encoded, trained = sizes[cell] + measured_on, sizes[cell]
-        if study.settings.pretrain_on == "split" and experiment.kind not in ("supervised", "finetuned"):
+        if _shares(study, experiment):
             # The first of those that share an encoder has all of the cost.
             encoder = shared_folder(study.folder, experiment)
             whole = 0 if encoder in shared else len(study.data.train)
@@ -55,6 +60,11 @@ def estimate_s(study: Study, device: str) -> dict[str, float]:
         found[experiment.id] = _seconds(experiment, study, rates, encoded, trained, device)
     write_json_atomic(study.folder / THROUGHPUT, rates)
     return found
+
+
+def _shares(study: Study, experiment: Experiment) -> bool:
+    """Whether its encoder, and what that says of the split, serve several proportions."""
+    return study.settings.pretrain_on == "split" and experiment.kind not in ("supervised", "finetuned")
 
 
 def _subset_size(study: Study, experiment: Experiment) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ class Study:
     def planned(self) -> list[Experiment]:
         """All experiments, in their order."""
         return experiments(self.settings)
+
+    def is_asked_for(self, experiment: Experiment) -> bool:
+        """Whether it matches one of `only`."""
+        return not self.only or any(fnmatchcase(experiment.id, pattern) for pattern in self.only)
 
     def is_done(self, experiment: Experiment) -> bool:
         """Whether its result is there."""

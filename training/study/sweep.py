@@ -109,11 +109,7 @@ def missing_experiments(study: Study) -> list[Experiment]:
     for pattern in study.only:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ConfigError(f"--only {pattern} matches no experiment of the study; they are called like {names[0]}")
-    return [each for each in study.planned if not study.is_done(each) and _is_asked_for(study, each)]
-
-
-def _is_asked_for(study: Study, experiment: Experiment) -> bool:
-    return not study.only or any(fnmatchcase(experiment.id, pattern) for pattern in study.only)
+    return [each for each in study.planned if not study.is_done(each) and study.is_asked_for(each)]
 
 
 def hindrance(study: Study, experiment: Experiment, reports: Mapping[str, Report]) -> Report | None:
@@ -121,7 +117,7 @@ def hindrance(study: Study, experiment: Experiment, reports: Mapping[str, Report
     start = start_of(experiment)
     if experiment.kind != "finetuned" or study.is_done(start):
         return None
-    if not _is_asked_for(study, start):
+    if not study.is_asked_for(start):
         return Report(state="left", message=f"{start.id}, which it starts from, has no result and was not asked for")
     state = reports[start.id].state
     if state not in _HINDRANCES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def test_every_planned_experiment_has_one_and_larger_subsets_take_longer(tmp_pat
     found = estimate_s(study, "cpu")
     assert list(found) == [experiment.id for experiment in study.planned]
     assert found["simclr-tiny-p5-s1"] < found["simclr-tiny-p15-s1"] < found["simclr-tiny-all-s1"]
+
+
+def test_nothing_is_timed_that_was_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_training_rate", never)
+    study = replace(tiny_study(tmp_path), only=("random-*",))
+    assert list(estimate_s(study, "cpu")) == ["random-tiny-p15-s0"]
 
 
 def test_a_pretraining_that_proportions_share_is_counted_once(tmp_path: Path) -> None:
