@@ -11,6 +11,7 @@
     ├── OperatingPointNotFoundError    404  the pair has no such operating point
     ├── DeviceError                    503  the device asked for cannot be used
     ├── VideoError                     422  an inspection video cannot be read
+    ├── ScoringError                   503  frames of a video cannot be scored now
     ├── RequestError                   400  the request itself is malformed
     │   └── BodyTooLargeError          413  more bytes or frames in one request than allowed
     ├── DeadlineExceededError          504  the request was not done in the time it is given
@@ -121,6 +122,14 @@ class VideoError(PipeprobeError):
     status = 422
     slug = "video"
     title = "Video cannot be read"
+
+
+class ScoringError(PipeprobeError):
+    """Whoever scores the frames of an inspection does not do so now; the video is left for a later call."""
+
+    status = 503
+    slug = "scoring"
+    title = "Frames cannot be scored now"
 
 
 class RequestError(PipeprobeError):

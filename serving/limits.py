@@ -40,8 +40,11 @@ from serving.pairs.pair_index import is_pair_reference
 
 _MIB = 2**20
 
-OTHER_VARIABLES = {"MODELS": "folder of the pairs; none: models/ beside the packages, else ./models"}
-"""Variables that are read elsewhere (`serving.pairs.pair`), because more than the service needs them."""
+OTHER_VARIABLES = {
+    "MODELS": ("a folder", "folder of the pairs; none: models/ beside the packages, else ./models"),
+    "API_KEY": ("a key", "what `pipeprobe videos --server` shows a service; the service itself takes no notice of it"),
+}
+"""What they may be and what for, of variables that are read elsewhere: more than the service, or others, need them."""
 
 
 def _number(default: float, low: float, high: float, doc: str) -> Any:
@@ -305,7 +308,7 @@ def settings_table() -> list[tuple[str, str, str, str]]:
     for name, info in Settings.model_fields.items():
         default = ",".join(info.default) if isinstance(info.default, tuple) else f"{info.default}"
         rows.append((PREFIX + name.upper(), default, _allowed(info), info.description or ""))
-    return rows + [(PREFIX + name, "", "a folder", doc) for name, doc in OTHER_VARIABLES.items()]
+    return rows + [(PREFIX + name, "", allowed, doc) for name, (allowed, doc) in OTHER_VARIABLES.items()]
 
 
 def _allowed(info: FieldInfo) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -125,12 +126,11 @@ _DEFAULTS = VideoSettings()
 @click.option(
     "--cpus-per-video", type=click.IntRange(min=1), help="Ray: cores, and CPU threads of the session.  [default: 1]"
 )
-@click.option("--server", metavar="URL", help="Have the frames scored by the service at URL instead of here.")
 @click.option(
-    "--api-key",
-    envvar="PIPEPROBE_API_KEY",
-    show_envvar=True,
-    help="Key for --server; better given by the variable, which no list of processes shows.",
+    "--server",
+    metavar="URL",
+    help="Have the frames scored by the service at URL instead of here, with the API key in $PIPEPROBE_API_KEY. It is "
+    "waited for up to 5 min; then a video fails alone, and the next call scores it.",
 )
 @click.pass_context
 def command(
@@ -154,7 +154,6 @@ def command(
     gpus_per_video: float | None,
     cpus_per_video: int | None,
     server: str | None,
-    api_key: str | None,
 ) -> None:
     """Score inspection videos: files, or folders of them. Writes a folder per video and a summary to OUT.
 
@@ -207,7 +206,7 @@ def command(
             scorer: ScorerIdentity = pair
             run = partial(score_videos_on_ray, pair=pair, cluster=cluster)
         else:
-            here = _scorer(ctx, stack, models, pair_name, device, variant, server, api_key)
+            here = _scorer(ctx, stack, models, pair_name, device, variant, server)
             scorer = here
             run = partial(score_videos, scorer=here, on_start=bars.on_start, on_sample=bars.on_sample)
         results = run(videos, out, settings=settings, hang_s=hang_s, on_done=bars.on_done)
@@ -229,13 +228,12 @@ def _scorer(
     device: str,
     variant: str | None,
     server: str | None,
-    api_key: str | None,
 ) -> FrameScorer:
     """What scores for this process: a session of its own, or the service, until the stack is closed."""
     if server is None:
         return _local_scorer(models, pair_name, device, variant)
     _refuse_beside_server(ctx)
-    return stack.enter_context(_remote_scorer(server, pair_name, variant, api_key))
+    return stack.enter_context(_remote_scorer(server, pair_name, variant))
 
 
 def _local_scorer(models: Path | None, pair_name: str | None, device: str, variant: str | None) -> Scorer:
@@ -244,12 +242,13 @@ def _local_scorer(models: Path | None, pair_name: str | None, device: str, varia
     return scorer
 
 
-def _remote_scorer(server: str, pair_name: str | None, variant: str | None, api_key: str | None) -> RemoteScorer:
+def _remote_scorer(server: str, pair_name: str | None, variant: str | None) -> RemoteScorer:
     try:
         # httpx is not part of what scores here.
-        from serving.inspections.remote_scorer import RemoteScorer
+        from serving.inspections.remote_scorer import API_KEY_VARIABLE, RemoteScorer
     except ModuleNotFoundError as error:
         raise ConfigError(f"--server needs {error.name}: pip install 'pipeprobe[client]'") from error
+    api_key = os.environ.get(API_KEY_VARIABLE) or None
     return RemoteScorer(server, reference=pair_name, variant=variant, api_key=api_key)
 
 

@@ -1,8 +1,8 @@
 """The process that decodes one video for `serving.inspections.watched_reader`, which outlives whatever happens here.
 
-It writes messages (`serving.inspections.picture_wire`) to standard output: `info` when the video is open, samples
-with the books so far, signs of life, then `end` or `error`. When its standard input ends, so does it: then nobody is
-left who wants them.
+It writes messages (`serving.inspections.picture_wire`) to standard output: `alive` when it begins and now and then,
+`info` when the video is open, samples with the books so far, at last `end` or `error`. When its standard input ends, so
+does it: then nobody is left who wants them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        write_message(pipe, {"kind": "alive"})
         alive = _Alive(pipe)
         reader = VideoReader(
             Path(path), every_s=float(every_s), size=int(size), resume=resume, on_picture=alive.see_picture

@@ -8,19 +8,38 @@ depends on its batch (`serving.scorer.BATCH_ATOL`), which is not at all where ke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.client import Client, ClientError, UnauthorisedError
+from serving.client import (
+    BadAnswerError,
+    Client,
+    ClientError,
+    ConnectionFailedError,
+    ServiceError,
+    TimedOutError,
+    UnauthorisedError,
+)
 from serving.client.results import PairFacts
-from serving.errors import ConfigError, PairInvalidError
+from serving.client.retries import Retries
+from serving.errors import ConfigError, PairInvalidError, ScoringError
 from serving.pairs.manifest import Manifest
 
-# A batch may wait until a service was restarted, or until others' frames are through.
+# A batch may wait until a service was restarted, or until others' frames are through. The time bounds how often it is
+# tried: with the client's own waits of 5 s on average, it never comes to so many.
 _DEADLINE_S = 300.0
+_RETRIES = Retries(max_retries=1000)
+# A service that was never there is rather a misspelt URL; one that stayed away is looked for before each further video.
+_START_S, _LOOK_S = 20.0, 5.0
+_LATER = "run the command again when it is back: what is done is kept"
+
+
+API_KEY_VARIABLE = "PIPEPROBE_API_KEY"
+"""Where the key for the service is found; not an argument, which every list of processes shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +68,15 @@ class RemoteScorer:
     def __init__(
         self, url: str, *, reference: str | None = None, variant: str | None = None, api_key: str | None = None
     ) -> None:
-        self._url = url
+        self._url, self._api_key = url, api_key
+        self._is_away = False
         try:
-            self._client = Client(url, api_key=api_key, deadline_s=_DEADLINE_S)
+            self._client = Client(url, api_key=api_key, deadline_s=_DEADLINE_S, retries=_RETRIES)
         except ValueError as error:
             raise ConfigError(f"--server {url}: {error}") from error
         try:
-            facts = self._facts(reference)
+            with Client(url, api_key=api_key, deadline_s=_START_S) as client:
+                facts = self._facts(client, reference)
             self.manifest = _manifest(facts, url)
             if variant not in (None, facts.variant):
                 raise ConfigError(f"the service at {url} scores with {facts.variant}, not with {variant}: leave it out")
@@ -79,12 +100,23 @@ class RemoteScorer:
         self._client.close()
 
     def score(self, frames: NDArray[np.uint8]) -> RemoteScores:
-        """Score frames, uint8 [N, S, S, 3]; `ConfigError` if the service stays away or refuses them."""
+        """Score frames, uint8 [N, S, S, 3].
+
+        Raises `ScoringError` if the service stays away, overloaded or broken, and `ConfigError` if it would refuse
+        those of every other video as well.
+        """
         manifest = self.manifest
+        if self._is_away:
+            self._look()
         try:
             scores = self._client.score_raw(frames, pair=manifest.name, version=manifest.version, evidence=True)
         except ClientError as error:
-            raise self._lost(error) from error
+            if not _concerns_now_alone(error):
+                raise self._refused(error) from error
+            self._is_away = True
+            raise ScoringError(
+                f"the service at {self._url} does not score its frames now: {error}; {_LATER}"
+            ) from error
         maps = [each.evidence for each in scores if each.evidence is not None]
         evidence = np.stack(maps) if maps else np.zeros((0, *manifest.evidence_shape), np.float32)
         if evidence.shape != (len(frames), *manifest.evidence_shape):
@@ -97,25 +129,40 @@ class RemoteScorer:
             evidence=evidence,
         )
 
-    def _facts(self, reference: str | None) -> PairFacts:
+    def _facts(self, client: Client, reference: str | None) -> PairFacts:
         name, _, version = (reference or "").partition("@")
         try:
             if not name:
-                default = next((model for model in self._client.models() if model.default), None)
+                default = next((model for model in client.models() if model.default), None)
                 if default is None:
                     raise ConfigError(f"the service at {self._url} has no default pair: name one with --pair")
                 name, version = default.name, default.version
-            return self._client.pair_facts(name, version or None)
+            return client.pair_facts(name, version or None)
         except ClientError as error:
-            raise self._lost(error) from error
+            raise self._refused(error) from error
 
-    def _lost(self, error: ClientError) -> ConfigError:
+    def _look(self) -> None:
+        """Raise `ScoringError` if the service is still away: a batch does not wait for it again at each video."""
+        with Client(self._url, api_key=self._api_key, timeout_s=_LOOK_S, deadline_s=_LOOK_S) as client:
+            self._is_away = not client.ready()
+        if self._is_away:
+            raise ScoringError(f"the service at {self._url} is still away; {_LATER}")
+
+    def _refused(self, error: ClientError) -> ConfigError:
         if isinstance(error, UnauthorisedError):
-            return ConfigError(f"the service at {self._url} wants another API key (PIPEPROBE_API_KEY): {error}")
+            given = "another API key than the one in" if self._api_key else "an API key: set"
+            return ConfigError(f"the service at {self._url} wants {given} {API_KEY_VARIABLE} ({error})")
         return ConfigError(
             f"the service at {self._url} does not score these frames: {error}. What is done is kept: run it again when "
             "the service is back, or leave --server out to score here"
         )
+
+
+def _concerns_now_alone(error: ClientError) -> bool:
+    """Whether the same request may be answered later; not if it was understood and refused."""
+    if isinstance(error, ServiceError):
+        return error.status >= 500 or error.status == HTTPStatus.TOO_MANY_REQUESTS
+    return isinstance(error, ConnectionFailedError | TimedOutError | BadAnswerError)
 
 
 def _manifest(facts: PairFacts, url: str) -> Manifest:

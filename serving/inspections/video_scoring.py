@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.durable import sha256_file
-from serving.errors import ConfigError, VideoError
+from serving.errors import ConfigError, ScoringError, VideoError
 from serving.formats.frames_parquet import Frames
 from serving.formats.observation import Origin
 from serving.inspections.deliverables import Found, are_all_there, read_findings, write_deliverables
@@ -126,7 +126,7 @@ def _rules(scorer: ScorerIdentity, settings: VideoSettings) -> FindingRules:
 
 
 def score_or_fail(video: Footage, folder: Path, batch: Batch) -> VideoResult:
-    """Score a video into `folder` unless that was done before; one that cannot be read is a result that says so."""
+    """Score a video into `folder` unless that was done before; one that cannot be is a result that says why."""
     sha256 = ""
     try:
         check_file(video.path)
@@ -145,6 +145,8 @@ def score_or_fail(video: Footage, folder: Path, batch: Batch) -> VideoResult:
         return result
     except VideoError as error:
         return failure(video, folder, str(error), sha256=sha256)
+    except ScoringError as error:
+        return failure(video, folder, f"{video.given}: {error}", sha256=sha256)
 
 
 def failure(video: Footage, folder: Path, reason: str, *, sha256: str = "") -> VideoResult:

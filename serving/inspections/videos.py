@@ -113,8 +113,8 @@ def score_videos(
 ) -> list[VideoResult]:
     """Score every video, write its folder under `out`, then the files of the batch; results in the order of `videos`.
 
-    A video that cannot be read becomes a result with status `failed`. Raises `OperatingPointNotFoundError`, and
-    `ConfigError` if `out` cannot be written or `hang_s` is no such time.
+    A video that cannot be read, or scored now, becomes a result with status `failed`. Raises
+    `OperatingPointNotFoundError`, and `ConfigError` if `out` cannot be written or `hang_s` is no such time.
 
     Args:
         hang_s: see `serving.inspections.video_settings`.

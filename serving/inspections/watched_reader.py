@@ -28,7 +28,8 @@ from serving.inspections.video_counts import Counts, Ledger, Resume, Stretch, Ta
 
 # A whole PAL picture, so that it takes one turn of either process and not ten.
 _PIPE_BYTES = 2**20
-_ENDING_S = 5.0
+# How long a process may take to begin and to end: that depends on the machine, not on the video.
+_BEGINNING_S, _ENDING_S = 60.0, 5.0
 _MAX_RESTARTS = 8
 _FIRST_SKIP_S = 1.0
 
@@ -171,17 +172,20 @@ class _Child:
         self._pipe = self._process.stdout.fileno()
         with suppress(OSError):  # the system allows less
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._hang_s = hang_s
+        self._patience_s, self._hang_s = max(hang_s, _BEGINNING_S), hang_s
 
     def opened(self) -> VideoInfo:
         """What the video says of itself, which comes first. Raises `VideoError` and `_DecoderLostError`."""
-        head, _ = self.message()
-        info: VideoInfo = head["info"]
-        return info
+        while True:
+            head, _ = self.message()
+            if head["kind"] == "info":
+                info: VideoInfo = head["info"]
+                return info
 
     def message(self) -> tuple[Head, list[bytearray]]:
         """The next that it says. Raises `VideoError` if that is one, and `_DecoderLostError`."""
         head, planes = read_message(self._read)
+        self._patience_s = self._hang_s  # it has begun
         if head["kind"] == "error":
             raise VideoError(head["why"])
         return head, planes
@@ -196,8 +200,8 @@ class _Child:
         content = bytearray(n_bytes)
         rest = memoryview(content)
         while rest:
-            if not select.select([self._pipe], [], [], self._hang_s)[0]:
-                raise _DecoderLostError(f"says nothing for {self._hang_s:g} s")
+            if not select.select([self._pipe], [], [], self._patience_s)[0]:
+                raise _DecoderLostError(f"says nothing for {self._patience_s:g} s")
             n = os.readv(self._pipe, [rest])
             if n == 0:
                 raise _DecoderLostError(f"crashes ({self._how_it_ended()})")

@@ -129,6 +129,6 @@ def test_what_is_built_in_code_is_checked_reads_no_environment_and_stays(monkeyp
 
 def test_table_has_every_setting() -> None:
     rows = {row[0]: row for row in settings_table()}
-    assert set(rows) == {f"PIPEPROBE_{name.upper()}" for name in (*Settings.model_fields, "MODELS")}
+    assert set(rows) == {f"PIPEPROBE_{name.upper()}" for name in (*Settings.model_fields, "MODELS", "API_KEY")}
     assert rows["PIPEPROBE_MAX_BATCH_FRAMES"][1:3] == ("64", "1 to 4096")
     assert all(allowed and meaning for _, _, allowed, meaning in rows.values())

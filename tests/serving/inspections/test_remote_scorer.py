@@ -88,7 +88,7 @@ def test_another_pair_than_the_service_has_is_refused(
 
 
 def test_a_service_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.inspections.remote_scorer._DEADLINE_S", 0.5)
+    monkeypatch.setattr("serving.inspections.remote_scorer._START_S", 0.5)
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"{address} .*cannot be reached"):
         RemoteScorer(address)

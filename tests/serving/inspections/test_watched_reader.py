@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -115,8 +116,9 @@ def test_a_decoder_that_dies_every_time_is_given_up(pal: Path) -> None:
     ],
 )
 def test_a_crash_or_a_hang_at_opening_fails_that_video_alone(
-    blow: signal.Signals, why: str, models: Path, tmp_path: Path
+    blow: signal.Signals, why: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving.inspections.watched_reader._BEGINNING_S", 5.0)
     for name in ("first.mp4", "second.mp4"):
         write_h264(tmp_path / name, noise(3), seconds=2)
     options = ["--models", str(models), "--out", str(tmp_path / "out"), "--hang-after", "5s"]
@@ -126,6 +128,24 @@ def test_a_crash_or_a_hang_at_opening_fails_that_video_alone(
     assert re.search(rf"first\.mp4 cannot be opened: what reads it {why}; copy it again", result.stderr)
     assert "1 of 2 videos could not be scored" in result.stderr
     assert (tmp_path / "out" / "second" / "findings.json").is_file()
+    assert not psutil.Process().children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases on files are Linux's")
+def test_a_file_that_cannot_be_opened_to_an_end_is_given_up(tmp_path: Path) -> None:
+    path = write_h264(tmp_path / "x.mp4", noise(3), seconds=2)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # as which we are told that somebody waits
+    held = os.open(path, os.O_RDWR)
+    try:
+        # Whoever opens the file now waits for us, for 45 s unless the system is set otherwise.
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        started_s = time.monotonic()
+        with pytest.raises(VideoError, match=r"x\.mp4 cannot be opened: what reads it says nothing for 2 s"):
+            WatchedReader(path, every_s=0.5, size=16, hang_s=2)
+        assert 2 <= time.monotonic() - started_s < 40
+    finally:
+        os.close(held)
+        signal.signal(signal.SIGIO, before)
     assert not psutil.Process().children()
 
 
