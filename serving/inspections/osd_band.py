@@ -48,6 +48,8 @@ _CONTRADICTION_LEFT = _APPEARANCE_LEFT = 4
 # Grey levels by which some cell of a patch must differ from the last one that was different; cells a patch is high.
 _CHANGED_BY = 7.0
 _CELLS_HIGH = 11
+# Share of its strength at the last reading below which the ink of a patch has faded: letters are blurred or gone.
+_FADED = 0.3
 # Share of the range of grey from the cut to full ink that makes a cell inked, share of a patch's height
 # from which on a column past the cut is a stroke, and cells left before and behind both: before them the width of a
 # digit, since a thin one that is not seen and cut off makes a number that is wrong and looks right.
@@ -108,6 +110,7 @@ class _Seen:
     time_s: float
     moving_s: float
     patch: Gray
+    has_faded: bool
 
 
 class Band:
@@ -125,6 +128,8 @@ class Band:
         self._read: dict[int, tuple[Counter, float] | None] = {}
         self._n_read = self._n_taken_over = 0
         self._ink: Ink | None = None
+        self._last_legible: Ink | None = None
+        self._faded_s: list[float] = []
         self._changed_since_read = True
         self._stride, self._n_steady, self._is_pace_known = _STRIDE, 0, False
 
@@ -137,14 +142,24 @@ class Band:
             self._ink = Ink(patch)
             self._changed_since_read = True
             moving_s += time_s - self.times_s[-1] if self.times_s else 0.0
-        self._held.append(_Seen(index=len(self.times_s), time_s=time_s, moving_s=moving_s, patch=patch))
+        has_faded = self._last_legible is not None and self._last_legible.has_faded_in(patch)
+        comes_or_goes = bool(self._held) and has_faded != self._held[-1].has_faded and self._may_read_more()
+        if comes_or_goes and has_faded:
+            self.finish()  # what can still be read is, up to here
+        self._held.append(
+            _Seen(index=len(self.times_s), time_s=time_s, moving_s=moving_s, patch=patch, has_faded=has_faded)
+        )
         self.times_s.append(time_s)
         self.moving_s.append(moving_s)
-        if len(self._held) == 1 or len(self._held) > self._stride or time_s - self._held[0].time_s >= _MAX_STRIDE_S:
+        if has_faded:
+            self._faded_s.append(time_s)
+        is_due = len(self._held) == 1 or len(self._held) > self._stride
+        is_late = time_s - self._held[0].time_s >= _MAX_STRIDE_S
+        if is_due or is_late or (comes_or_goes and not has_faded):
             self._catch_up()
 
     def finish(self) -> None:
-        """The video has ended; reads what is still worth it."""
+        """No more is to come, or nothing that can be read; reads what is still worth it."""
         if len(self._held) > 1:
             self._catch_up()
 
@@ -158,8 +173,10 @@ class Band:
 
     @property
     def failures_s(self) -> list[float]:
-        """Times of the frames that were read in vain, rising."""
-        return [self.times_s[index] for index, read in sorted(self._read.items()) if read is None]
+        """Times of the frames that were read in vain, or whose letters had faded, rising."""
+        in_vain = (self.times_s[index] for index, read in self._read.items() if read is None)
+        read_s = {self.times_s[index] for index, read in self._read.items() if read is not None}
+        return sorted({*in_vain, *self._faded_s} - read_s)
 
     @property
     def is_behind(self) -> bool:
@@ -221,6 +238,8 @@ class Band:
         text, confidence = self._reader.read(trimmed(seen.patch))
         counter = parse_counter(text)
         self._read[seen.index] = None if counter is None or confidence < _LEGIBLE else (counter, min(1.0, confidence))
+        if self._read[seen.index] is not None:
+            self._last_legible = Ink(seen.patch)
         if is_newest:
             self._changed_since_read = False
             self._n_taken_over = 0
@@ -228,7 +247,7 @@ class Band:
 
     def _read_between(self, a: int, b: int) -> None:
         """Read between two frames that were, positions among those held, if that would say more."""
-        if b - a <= 1 or self._n_read >= _FREE_READINGS + _READINGS_PER_FRAME * len(self.times_s):
+        if b - a <= 1 or not self._may_read_more():
             return
         if not self._is_worth_reading(a, b):
             return
@@ -237,11 +256,15 @@ class Band:
         self._read_between(a, middle)
         self._read_between(middle, b)
 
+    def _may_read_more(self) -> bool:
+        return self._n_read < _FREE_READINGS + _READINGS_PER_FRAME * len(self.times_s)
+
     def _is_worth_reading(self, a: int, b: int) -> bool:
         earlier, later = self._reading(a), self._reading(b)
         if earlier is None or later is None:
             # About where the counter comes or goes.
-            return (earlier is not None or later is not None) and b - a > _APPEARANCE_LEFT
+            is_between = (earlier is not None or later is not None) and b - a > _APPEARANCE_LEFT
+            return is_between and not self._held[(a + b) // 2].has_faded
         if not is_possible(earlier, later):
             return b - a > _CONTRADICTION_LEFT
         metres = later.distance_m - earlier.distance_m
@@ -308,6 +331,11 @@ class Ink:
             return slice(None)
         left, right = (cells * self._side for cells in _MARGIN_CELLS)
         return slice(max(0, int(inked[0]) - left), int(inked[-1]) + 1 + right)
+
+    def has_faded_in(self, patch: Gray) -> bool:
+        """Whether no letter stands out in another patch of the same place as those of this one do."""
+        strength, now = (float(np.abs(cells - self._cut).max()) for cells in (self._cells, self._mean_by_cell(patch)))
+        return now < _FADED * strength
 
     def differs(self, patch: Gray) -> bool:
         """Whether another patch of the same place has other letters."""

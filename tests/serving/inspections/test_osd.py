@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from support.counter_videos import course_m, with_counter
 
 from serving.inspections.distance import Place
@@ -125,6 +126,35 @@ def test_what_cannot_be_read_for_a_while_is_unknown_and_then_known_again(reader:
     assert sum(known[32:]) >= 14
     for time_s, place in zip(TIMES_S, places, strict=True):
         assert place.distance_m is None or abs(place.distance_m - course_m(time_s)) <= 0.1
+
+
+def test_nothing_is_made_up_where_letters_are_blurred_for_a_while(reader: TextReader) -> None:
+    """Readings on both sides say that the crawler stood still; but it went on and came back."""
+
+    def metres(time_s: float) -> float:
+        excursion_m = 0.4 * np.sin(np.pi * (time_s - 45) / 6) if is_blurred(time_s) else 0.0
+        return float(5 + 0.1 * min(time_s, 45) + 0.1 * max(0, time_s - 51) + excursion_m)
+
+    def is_blurred(time_s: float) -> bool:
+        return 45 <= time_s < 51
+
+    paint, times_s = with_counter(lambda time_s: f"{metres(time_s):.2f} m"), [i / 2 for i in range(180)]
+    counted = Counted(reader)
+    counter = CounterReader(counted)
+    for time_s in times_s:
+        picture = paint(time_s)[..., 1]
+        if is_blurred(time_s):
+            picture = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(20)))
+        counter.see(time_s, picture)
+    places = counter.places(times_s)
+    known = [place.distance_m is not None for place in places]
+    blurred_at = [is_blurred(time_s) for time_s in times_s]
+    assert not any(is_known for is_known, is_hidden in zip(known, blurred_at, strict=True) if is_hidden)
+    assert all(is_known for is_known, is_hidden in zip(known, blurred_at, strict=True) if not is_hidden)
+    for time_s, place in zip(times_s, places, strict=True):
+        assert place.distance_m is None or abs(place.distance_m - metres(time_s)) <= 0.1
+    # As many as before, and two: the last that can be read before the letters go, and the first when they are back.
+    assert counted.n_read <= 20
 
 
 def test_a_counter_that_moves_to_another_place_is_found_again(reader: TextReader) -> None:
