@@ -42,7 +42,7 @@ clean:
 	rm -rf $(SERVE_ENV) $(FULL_ENV) demo-out build
 
 $(SERVE_ENV)/.ready: EXTRAS := serve
-$(FULL_ENV)/.ready: EXTRAS := serve,train,osd,cluster,dev
+$(FULL_ENV)/.ready: EXTRAS := serve,train,osd,cluster,cloud,dev
 
 %/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

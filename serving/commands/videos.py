@@ -17,13 +17,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from serving.cloud_files import is_url, local_path
 from serving.commands.duration import Duration
 from serving.commands.step import Step, StepType
 from serving.errors import ConfigError
 from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
+from serving.inspections.cloud_videos import score_sources
 from serving.inspections.frame_scorer import FrameScorer, ScorerIdentity
 from serving.inspections.ray_engine import PairOnCluster, score_videos_on_ray
+from serving.inspections.sources import Source, find_sources
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
 from serving.inspections.video_result import VideoResult
@@ -41,10 +44,8 @@ _DEFAULTS = VideoSettings()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write results to."
-)
+@click.argument("places", nargs=-1, required=True, metavar="VIDEOS...")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder, or URL of one, to write results to.")
 @click.option(
     "--every",
     type=StepType(),
@@ -127,6 +128,11 @@ _DEFAULTS = VideoSettings()
     "--cpus-per-video", type=click.IntRange(min=1), help="Ray: cores, and CPU threads of the session.  [default: 1]"
 )
 @click.option(
+    "--scratch",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="URLs: folder for two videos at a time and results on their way.  [default: the system's for temporary files]",
+)
+@click.option(
     "--server",
     metavar="URL",
     help="Have the frames scored by the service at URL instead of here, with the API key in $PIPEPROBE_API_KEY. It is "
@@ -135,8 +141,8 @@ _DEFAULTS = VideoSettings()
 @click.pass_context
 def command(
     ctx: click.Context,
-    paths: tuple[Path, ...],
-    out: Path,
+    places: tuple[str, ...],
+    out: str,
     every: Step,
     all_pictures: bool,
     pair_name: str | None,
@@ -153,9 +159,14 @@ def command(
     ray_address: str | None,
     gpus_per_video: float | None,
     cpus_per_video: int | None,
+    scratch: Path | None,
     server: str | None,
 ) -> None:
     """Score inspection videos: files, or folders of them. Writes a folder per video and a summary to OUT.
+
+    Videos, OUT or both may be URLs, such as s3://bucket/folder (pip install 'pipeprobe[cloud]'; credentials as for
+    Amazon's own tools, AWS_ENDPOINT_URL names another S3). Videos are fetched one at a time, the next one ahead; what
+    is done already is not fetched again. One run at a time writes to a URL.
 
     A finding opens at a frame whose score reaches the operating point's threshold and closes 0.8 logits below it.
     The videos are only read. A video that is done is not scored again, unless it, the pair or a setting has
@@ -173,6 +184,7 @@ def command(
       pipeprobe videos inspections/ --out findings/ --every 0.25m
       pipeprobe videos inspections/ --out findings/ --server http://gpu-box:3000
       pipeprobe videos /mnt/tapes/ --out findings/ --hang-after 5min
+      pipeprobe videos s3://bucket/inspections --out s3://bucket/findings
       pipeprobe videos /nfs/inspections --out /nfs/findings --engine ray --ray-address auto --gpus-per-video 0.25
     """
     if all_pictures and ctx.get_parameter_source("every") is ParameterSource.COMMANDLINE:
@@ -197,26 +209,37 @@ def command(
         raise ConfigError(
             "frames are scored by the service (--server) or by the cluster (--engine ray): give one of them"
         )
-    videos = find_videos(paths, recursive=recursive)
+    videos: Sequence[Path] | Sequence[Source]
     run: Callable[..., list[VideoResult]]
+    if any(map(is_url, (*places, out))):
+        if cluster is not None:
+            raise ConfigError(
+                "--engine ray takes files that all machines see under the same path: leave it out for URLs"
+            )
+        videos, run = find_sources(places, recursive=recursive), partial(score_sources, out=out, scratch=scratch)
+    else:
+        if scratch is not None:
+            raise ConfigError("--scratch is for what is brought from URLs, and none is given: leave it out")
+        videos = find_videos([local_path(place) for place in places], recursive=recursive)
+        run = partial(score_videos if cluster is None else score_videos_on_ray, out=local_path(out))
     with ExitStack() as stack:
         bars = stack.enter_context(_Bars(len(videos)))
         if cluster is not None:
             pair = PairOnCluster.of(find_pair(models or models_root(), pair_name), cluster, variant)
             scorer: ScorerIdentity = pair
-            run = partial(score_videos_on_ray, pair=pair, cluster=cluster)
+            run = partial(run, pair=pair, cluster=cluster)
         else:
             here = _scorer(ctx, stack, models, pair_name, device, variant, server)
             scorer = here
-            run = partial(score_videos, scorer=here, on_start=bars.on_start, on_sample=bars.on_sample)
-        results = run(videos, out, settings=settings, hang_s=hang_s, on_done=bars.on_done)
+            run = partial(run, scorer=here, on_start=bars.on_start, on_sample=bars.on_sample)
+        results = run(videos, settings=settings, hang_s=hang_s, on_done=bars.on_done)
     point = scorer.manifest.operating_point(operating_point)
     _print_table(
         results,
         f"{scorer.manifest.name} {scorer.manifest.version} ({scorer.variant} on {scorer.device}), "
         f"{point.name}: a finding opens at {point.threshold:.3f}",
     )
-    click.echo(f"written to {out}; open {out / INDEX_FILE}")
+    click.echo(f"written to {out}; open {out.rstrip('/')}/{INDEX_FILE}")
     ctx.exit(_report_failures(results))
 
 

@@ -12,7 +12,7 @@ pair and settings. The manifest is there only when a call has ended: it is remov
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -44,8 +44,18 @@ def write_summary(out: Path, results: Sequence[VideoResult], scoring: Mapping[st
     write_json_atomic(out / SUMMARY_JSON, {"videos": _count_videos(results), "scoring": dict(scoring), "results": rows})
 
 
-def write_manifest(out: Path, results: Sequence[VideoResult], scoring: Mapping[str, Any], *, seconds: float) -> None:
-    """Write what the call that ends now, after `seconds`, has made of all its videos; all else is there."""
+def write_manifest(
+    out: Path,
+    results: Sequence[VideoResult],
+    scoring: Mapping[str, Any],
+    *,
+    seconds: float,
+    sha256: Callable[[Path], str] = sha256_file,
+) -> None:
+    """Write what the call that ends now, after `seconds`, has made of all its videos; all else is there.
+
+    `sha256` is asked for the hashes of results.
+    """
     write_json_atomic(
         out / TIMING_FILE,
         {
@@ -69,7 +79,7 @@ def write_manifest(out: Path, results: Sequence[VideoResult], scoring: Mapping[s
             "failures": [_identity(each) | {"reason": each.reason} for each in results if each.status == "failed"],
             "incomplete": [_identity(each) | {"reason": each.reason} for each in results if _is_incomplete(each)],
             "inputs": [_identity(each) for each in results],
-            "outputs": dict(_outputs(out, results)),
+            "outputs": dict(_outputs(out, results, sha256)),
             "timing": TIMING_FILE,
         },
     )
@@ -97,13 +107,13 @@ def pages_changing(out: Path) -> Iterator[None]:
         write_json_atomic(out / MANIFEST_FILE, manifest)
 
 
-def _outputs(out: Path, results: Sequence[VideoResult]) -> Iterator[tuple[str, str]]:
+def _outputs(out: Path, results: Sequence[VideoResult], sha256: Callable[[Path], str]) -> Iterator[tuple[str, str]]:
     """Path below `out`, with slashes, and SHA-256 of every file that belongs to the results."""
     for result in results:
         document = None if result.status == "failed" else read_findings(result.folder)
         for name in [] if document is None else [*deliverables(document), REPORT_FILE]:
             path = result.folder / name
-            yield path.relative_to(out).as_posix(), sha256_file(path)
+            yield path.relative_to(out).as_posix(), sha256(path)
     for name in (SUMMARY_CSV, SUMMARY_JSON, INDEX_FILE):
         yield name, sha256_file(out / name)
 

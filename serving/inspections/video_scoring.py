@@ -191,17 +191,37 @@ def _kept(video: Footage, folder: Path, sha256: str, locator: Locator, batch: Ba
     The page is made again if it is missing, or of an earlier release.
     """
     earlier = read_findings(folder)
-    if earlier is None or earlier["video_sha256"] != sha256 or earlier["scoring"] != batch.key:
-        return None
-    if earlier.get("distance") != locator.origin or lost_stretches(earlier):
-        return None
-    if not are_all_there(folder, earlier):
+    if earlier is None or not _is_current(earlier, sha256, locator, batch) or not are_all_there(folder, earlier):
         return None
     try:
         write_video_report(folder)
     except ConfigError:  # what it is made of was damaged since, which counts as missing
         return None
     return result_of(video.given, folder, "kept", earlier)
+
+
+def keep(video: Footage, folder: Path, sha256: str, batch: Batch) -> VideoResult | None:
+    """The result of an earlier call over a video whose hash is known, as `score_or_fail` would keep it.
+
+    The video itself need not be there, only the file of distances beside it, if it has one.
+    """
+    try:
+        return _kept(video, folder, sha256, locator_for(video.path, batch.settings.distance), batch)
+    except VideoError:
+        return None
+
+
+def is_current(document: Mapping[str, Any], video: Footage, sha256: str, batch: Batch) -> bool:
+    """Whether a `findings.json` says what would be found now; the video itself need not be there, as for `keep`."""
+    try:
+        return _is_current(document, sha256, locator_for(video.path, batch.settings.distance), batch)
+    except VideoError:
+        return False
+
+
+def _is_current(document: Mapping[str, Any], sha256: str, locator: Locator, batch: Batch) -> bool:
+    same = document["video_sha256"] == sha256 and document["scoring"] == batch.key
+    return same and document.get("distance") == locator.origin and not lost_stretches(document)
 
 
 def _score(

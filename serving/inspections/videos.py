@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError
@@ -31,6 +31,13 @@ from serving.report.write import write_index
 LOCKS = ".locks"
 
 _SUMMARY_EVERY_S = 10.0
+
+Name = tuple[str, tuple[str, ...]]
+"""Of a video: without its ending, and the parts of the whole path."""
+
+V = TypeVar("V")
+Turn = tuple[int, V, Path]
+"""Place in the batch, video, and the folder of its results."""
 
 
 def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
@@ -54,31 +61,36 @@ def find_videos(paths: Sequence[Path], *, recursive: bool = True) -> list[Path]:
 
 
 def output_folders(videos: Sequence[Path], out: Path) -> list[Path]:
-    """A folder under `out` for each video, its own also across calls.
+    """A folder under `out` for each video, its own also across calls: see `free_folders`."""
+    names = [(video.stem, video.resolve().parts[1:]) for video in videos]
+    return free_folders(names, out, lambda place, folder: _is_free_for(videos[place], folder))
 
-    It is named after the video; where several share a name, with its ending, then with the folders above it. A
-    folder that holds the findings of another video is left to it, and a number is appended.
+
+def free_folders(videos: Sequence[Name], out: Path, is_free: Callable[[int, Path], bool]) -> list[Path]:
+    """A folder under `out` for each video.
+
+    It is named after the video; where several share a name, with its ending, then with the folders above it. A number
+    is appended where `is_free`, asked with the video's place, says that it holds the findings of another video.
     """
-    names = _distinct_names(videos)
     taken: set[str] = set()
     folders = []
-    for video, name in zip(videos, names, strict=True):
+    for place, name in enumerate(_distinct_names(videos)):
         candidate, copy = name, 2
         # Case does not tell names apart on every file system.
-        while candidate.casefold() in taken or not _is_free_for(video, out / candidate):
+        while candidate.casefold() in taken or not is_free(place, out / candidate):
             candidate, copy = f"{name}-{copy}", copy + 1
         taken.add(candidate.casefold())
         folders.append(out / candidate)
     return folders
 
 
-def _distinct_names(videos: Sequence[Path]) -> list[str]:
+def _distinct_names(videos: Sequence[Name]) -> list[str]:
     """For each, the first of `x`, `x.mpg`, `folder-x.mpg`, ... that no other of the videos is called as well."""
-    names: dict[Path, str] = {}
+    names: dict[Name, str] = {}
     depth = 0
     while len(names) < len(set(videos)):
         counts = Counter(_name(video, depth).casefold() for video in set(videos))
-        deepest = depth > max(len(video.resolve().parts) for video in videos)
+        deepest = depth > max(len(parts) for _, parts in videos) + 1
         for video in videos:
             name = _name(video, depth)
             if video not in names and (counts[name.casefold()] == 1 or deepest):
@@ -87,9 +99,10 @@ def _distinct_names(videos: Sequence[Path]) -> list[str]:
     return [names[video] for video in videos]
 
 
-def _name(video: Path, depth: int) -> str:
+def _name(video: Name, depth: int) -> str:
     """`depth` last parts of the path, 0 for the name without its ending."""
-    return "-".join(video.resolve().parts[1:][-depth:]) if depth else video.stem
+    stem, parts = video
+    return "-".join(parts[-depth:]) if depth else stem
 
 
 def _is_free_for(video: Path, folder: Path) -> bool:
@@ -131,10 +144,13 @@ def write_batch(
     scoring: Mapping[str, Any],
     results: Iterable[tuple[int, VideoResult]],
     on_done: Callable[[VideoResult], None],
+    *,
+    sha256: Callable[[Path], str] = sha256_file,
 ) -> list[VideoResult]:
     """Take the results as they are made, each with its place, and write the files of the batch; results by place.
 
-    No video is begun before the manifest of an earlier call is away. Raises `ConfigError` if `out` cannot be written.
+    No video is begun before the manifest of an earlier call is away. `sha256` is asked for the hashes of results.
+    Raises `ConfigError` if `out` cannot be written.
     """
     done: dict[int, VideoResult] = {}
     started_s = written_s = time.monotonic()
@@ -149,33 +165,33 @@ def write_batch(
         in_order = _in_order(done)
         write_summary(out, in_order, scoring)
         write_index(out)
-        write_manifest(out, in_order, scoring, seconds=time.monotonic() - started_s)
+        write_manifest(out, in_order, scoring, seconds=time.monotonic() - started_s, sha256=sha256)
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     return in_order
 
 
 def _score_in_turn(videos: Sequence[Path], out: Path, batch: Batch) -> Iterator[tuple[int, VideoResult]]:
-    for place, video, folder in _turns(videos, output_folders(videos, out), out):
+    folders = output_folders(videos, out)
+    for place, video, folder in turns(list(zip(range(len(videos)), videos, folders, strict=True)), out):
         yield place, score_or_fail(Footage.of(video), folder, batch)
 
 
-def _turns(videos: Sequence[Path], folders: Sequence[Path], out: Path) -> Iterator[tuple[int, Path, Path]]:
-    """Place, video and folder of each in turn, held while the caller has it.
+def turns(todo: Sequence[Turn[V]], out: Path) -> Iterator[Turn[V]]:
+    """Each in turn, held while the caller has it.
 
     What another process works on comes last, when there is nothing else to do; by then it is likely done.
     """
     later = []
-    for turn in enumerate(zip(videos, folders, strict=True)):
-        place, (video, folder) = turn
-        with locked(out / LOCKS / folder.name, wait=False) as mine:
+    for turn in todo:
+        with locked(out / LOCKS / turn[2].name, wait=False) as mine:
             if mine:
-                yield place, video, folder
+                yield turn
             else:
                 later.append(turn)
-    for place, (video, folder) in later:
-        with locked(out / LOCKS / folder.name, wait=True):
-            yield place, video, folder
+    for turn in later:
+        with locked(out / LOCKS / turn[2].name, wait=True):
+            yield turn
 
 
 def _in_order(done: Mapping[int, VideoResult]) -> list[VideoResult]:

@@ -1,0 +1,149 @@
+"""Which of several runs writes to an object store, where no lock ends with the process that holds it.
+
+    .claims/000001.json    who runs; written anew every few seconds for as long as it does
+
+The run with the highest number has the folder. Numbers are taken by creating the object unless it is there, which an
+object store grants to one of several runs at a time. A run that was killed leaves its claim: it is taken over as soon
+as its process is seen to be gone, on the same machine, or when nothing was written for `LEASE_S`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from serving.cloud_files import CloudFolder
+from serving.errors import ConfigError
+
+CLAIMS = ".claims/"
+BEAT_S = 5.0
+"""Seconds between two signs of life."""
+LEASE_S = 30.0
+"""Seconds without one after which a run counts as dead."""
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Owner:
+    """Who runs.
+
+    Attributes:
+        space: in which the number of the process means something: a kernel since it was booted, and a container.
+        start: when the process began, by the kernel's count, since numbers of processes return.
+    """
+
+    host: str
+    space: str
+    pid: int
+    start: str
+    run: str
+    beat: int = 0
+
+    @classmethod
+    def here(cls) -> _Owner:
+        pid = os.getpid()
+        return cls(host=socket.gethostname(), space=_space(), pid=pid, start=_start_of(pid), run=secrets.token_hex(8))
+
+    def is_gone(self) -> bool:
+        """Whether it is certain that the process has ended."""
+        return self.space == _space() and _start_of(self.pid) != self.start
+
+
+class RunClaim:
+    """The right to write to a folder, held in a `with`.
+
+    Raises `ConfigError` on entering if another run has it.
+    """
+
+    def __init__(self, folder: CloudFolder, *, beat_s: float = BEAT_S, lease_s: float = LEASE_S) -> None:
+        self._folder, self._beat_s, self._lease_s = folder, beat_s, lease_s
+        self._owner = _Owner.here()
+        self._ended = threading.Event()
+        self._name = ""
+        self._lost = ""
+
+    def __enter__(self) -> Self:
+        self._name = self._take()
+        self._thread = threading.Thread(target=self._live, name="claim", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if not self._lost:
+            self._folder.remove([name for name in self._claims() if name <= self._name])
+
+    def check(self) -> None:
+        """Raise `ConfigError` if another run has taken over, as it does from one that was asleep."""
+        if not self._lost and (newest := self._claims()[-1:]) != [self._name]:
+            self._lost = f"another run has taken {self._folder.url} over ({newest[0] if newest else 'claims are gone'})"
+        if self._lost:
+            raise ConfigError(f"{self._lost}: run the command again when that one has ended")
+
+    def _take(self) -> str:
+        newest = self._claims()[-1:]
+        number = 0
+        if newest:
+            self._wait_until_dead(newest[0])
+            number = int(Path(newest[0]).stem)
+        name = f"{CLAIMS}{number + 1:06d}.json"
+        if not self._folder.create(name, _to_bytes(self._owner)):
+            raise ConfigError(f"another run has just begun to write to {self._folder.url}: one at a time")
+        return name
+
+    def _wait_until_dead(self, name: str) -> None:
+        seen, until = b"", 0.0
+        while True:
+            said = self._folder.read([name])[name]
+            owner = _Owner(**json.loads(said))
+            if owner.is_gone():
+                return
+            if seen and said != seen:
+                raise ConfigError(
+                    f"{self._folder.url} is being written to by another run ({owner.host}, process {owner.pid}): one "
+                    "at a time; run the command again when that one has ended"
+                )
+            if not seen:
+                seen, until = said, time.monotonic() + self._lease_s
+            if time.monotonic() > until:
+                return
+            time.sleep(min(_POLL_S, self._lease_s / 4))
+
+    def _live(self) -> None:
+        beat = 0
+        while not self._ended.wait(self._beat_s):
+            beat += 1
+            with suppress(ConfigError):  # if too many fail, another run takes over, which `check` finds out
+                self._folder.write(self._name, _to_bytes(replace(self._owner, beat=beat)))
+
+    def _claims(self) -> list[str]:
+        return sorted(self._folder.entries(CLAIMS))
+
+
+def _to_bytes(owner: _Owner) -> bytes:
+    return json.dumps(vars(owner)).encode()
+
+
+def _space() -> str:
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def _start_of(pid: int) -> str:
+    """When a process began; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
