@@ -1,8 +1,10 @@
 """The process that decodes one video for `serving.inspections.watched_reader`, which outlives whatever happens here.
 
 It writes messages (`serving.inspections.picture_wire`) to standard output: `alive` when it begins and now and then,
-`info` when the video is open, samples with the books so far, at last `end` or `error`. When its standard input ends, so
-does it: then nobody is left who wants them.
+`info` when the video is open, samples with the books so far, at last `end` or `error`. The pictures lie in memory that
+it was given (`serving.inspections.picture_slots`), or follow where they do not fit. A byte in a pipe that it was given
+says that the oldest of them was taken out. When its standard input ends, so does it: then nobody is left who wants
+them.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import time
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from serving.errors import VideoError
-from serving.inspections.picture_wire import Head, pack_sample, write_message
-from serving.inspections.video import Resume, VideoReader
+from serving.inspections.picture_slots import SLOT_BYTES, SLOTS, Slots
+from serving.inspections.picture_wire import Head, lay_out, n_bytes_of, pack_sample, write_message
+from serving.inspections.video import Resume, Sample, VideoReader
 
 _ALIVE_EVERY_S = 1.0
 
 
 def main() -> None:
-    """Decode as the arguments say: path, seconds between samples, size, and the index and time to go on at."""
-    path, every_s, size, *at = sys.argv[1:]
+    """Decode as the arguments say: path, seconds between samples, size, two descriptors, and where to go on."""
+    path, every_s, size, memory, taken_out, *at = sys.argv[1:]
     resume = Resume(index=int(at[0]), time_s=float(at[1])) if at else None
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints must not end up among the messages
@@ -37,7 +42,7 @@ def main() -> None:
             Path(path), every_s=float(every_s), size=int(size), resume=resume, on_picture=alive.see_picture
         )
         write_message(pipe, {"kind": "info", "info": reader.info})
-        _send(reader, pipe)
+        _Sender(pipe, Slots(int(memory)), int(taken_out)).send(reader)
     except VideoError as error:
         write_message(pipe, {"kind": "error", "why": str(error)})
     except BrokenPipeError:
@@ -57,11 +62,32 @@ class _Alive:
             write_message(self._pipe, {"kind": "alive"})
 
 
-def _send(reader: VideoReader, pipe: IO[bytes]) -> None:
-    for sample in reader:
+class _Sender:
+    """Sends what a reader gives, by way of the slots in turn; `taken_out` gives a byte for each that is free again."""
+
+    def __init__(self, pipe: IO[bytes], slots: Slots, taken_out: int) -> None:
+        self._pipe, self._slots, self._taken_out = pipe, slots, taken_out
+        self._slot, self._n_free = 0, SLOTS
+
+    def send(self, reader: VideoReader) -> None:
+        for sample in reader:
+            self._send(sample, {"kind": "sample"} | _books(reader))
+        write_message(self._pipe, {"kind": "end"} | _books(reader))
+
+    def _send(self, sample: Sample, about: Head) -> None:
         head, planes = pack_sample(sample)
-        write_message(pipe, head | {"kind": "sample"} | _books(reader), planes)
-    write_message(pipe, {"kind": "end"} | _books(reader))
+        n_bytes = n_bytes_of(head)
+        if n_bytes > SLOT_BYTES:
+            content = np.empty(n_bytes, np.uint8)
+            lay_out(head, planes, content)
+            write_message(self._pipe, head | about, content)
+            return
+        if self._n_free == 0:
+            self._n_free = len(os.read(self._taken_out, SLOTS))
+        self._n_free -= 1
+        lay_out(head, planes, self._slots[self._slot])
+        write_message(self._pipe, head | about | {"slot": self._slot})
+        self._slot = (self._slot + 1) % SLOTS
 
 
 def _books(reader: VideoReader) -> Head:

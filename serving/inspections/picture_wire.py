@@ -1,19 +1,22 @@
-"""Samples through a pipe: pictures as the decoder left them, plane by plane, and what goes with them.
+"""Samples from one process to another: pictures as the decoder left them, and what goes with them.
 
-A message is a length, a pickled head and the bytes of the planes. Both ends are the same program with the same
-libraries, so planes are laid out alike.
+A message is a length and a pickled head, and where that says so the bytes of a sample. Both ends are the same program
+with the same libraries, so planes are laid out alike.
+
+Shape legend: L lines of a plane, B bytes a line.
 """
 
 from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from typing import IO, Any
 
 import numpy as np
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from serving.inspections.pictures import Picture
 from serving.inspections.video import Sample
@@ -23,54 +26,67 @@ _LENGTH = struct.Struct("<I")
 _CARRIED = ("colorspace", "color_range", "color_trc", "color_primaries", "key_frame")
 
 Head = dict[str, Any]
+Bytes = NDArray[np.uint8]
 
 
-def write_message(pipe: IO[bytes], head: Head, planes: Sequence[memoryview] = ()) -> None:
-    """Send a head, and the planes whose sizes it gives."""
-    packed = pickle.dumps(head | {"sizes": [plane.nbytes for plane in planes]})
+def write_message(pipe: IO[bytes], head: Head, content: Bytes | None = None) -> None:
+    """Send a head, and bytes that it does not say to lie elsewhere."""
+    packed = pickle.dumps(head | {"n_following": 0 if content is None else content.nbytes})
     pipe.write(_LENGTH.pack(len(packed)) + packed)
-    for plane in planes:
-        pipe.write(plane)
+    if content is not None:
+        pipe.write(content.data)
     pipe.flush()
 
 
-def read_message(read: Callable[[int], bytearray]) -> tuple[Head, list[bytearray]]:
-    """The next head with its planes; `read` gives exactly as many bytes as it is asked for."""
+def read_message(read: Callable[[int], bytearray]) -> tuple[Head, Bytes]:
+    """The next head with the bytes that follow it; `read` gives exactly as many bytes as it is asked for."""
     (length,) = _LENGTH.unpack(read(_LENGTH.size))
     head = pickle.loads(read(length))
-    return head, [read(size) for size in head["sizes"]]
+    return head, np.frombuffer(read(head["n_following"]), np.uint8)
 
 
-def pack_sample(sample: Sample) -> tuple[Head, list[memoryview]]:
+def pack_sample(sample: Sample) -> tuple[Head, list[Bytes]]:
+    """A head whose `layout` says how the planes are to lie, and the planes: the frame's one, then the picture's."""
     picture = sample.picture
     raw = picture.raw
     if any(plane.line_size <= 0 for plane in raw.planes):  # stored upside down
         raw = raw.reformat(format="rgb24")
-    plain = VideoFrame(raw.width, raw.height, raw.format.name)
-    for source, target in zip(raw.planes, plain.planes, strict=True):
-        n = min(source.line_size, target.line_size)
-        _lines(target)[:, :n] = _lines(source)[:, :n]
+    geometry = (raw.width, raw.height, raw.format.name)
+    frame = np.ascontiguousarray(sample.frame).reshape(1, -1)
+    # The decoder pads lines more widely than a new picture does.
+    layout = [frame.shape, *(_lines(plane).shape for plane in VideoFrame(*geometry).planes)]
     head = {
         "pts_s": sample.pts_s,
         "shape": sample.frame.shape,
-        "geometry": (raw.width, raw.height, raw.format.name),
+        "geometry": geometry,
+        "layout": layout,
         "carried": {name: getattr(picture.raw, name) for name in _CARRIED},
         "aspect": picture.sample_aspect.as_integer_ratio(),
         "is_field": picture.is_field,
         "coded_size": picture.coded_size,
         "rotation": picture.rotation,
     }
-    planes = [
-        np.ascontiguousarray(sample.frame).data.cast("B"),
-        *(memoryview(plane).cast("B") for plane in plain.planes),
-    ]
-    return head, planes
+    return head, [frame, *map(_lines, raw.planes)]
 
 
-def unpack_sample(head: Head, planes: Sequence[bytearray]) -> Sample:
+def n_bytes_of(head: Head) -> int:
+    """How much room the planes of a sample take."""
+    return sum(n_lines * n_bytes for n_lines, n_bytes in head["layout"])
+
+
+def lay_out(head: Head, planes: list[Bytes], room: Bytes) -> None:
+    """Copy a sample's planes to the start of `room`, uint8 [at least `n_bytes_of`]."""
+    for target, plane in zip(_pieces(head, room), planes, strict=True):
+        n_bytes = min(target.shape[1], plane.shape[1])
+        target[:, :n_bytes] = plane[:, :n_bytes]
+
+
+def unpack_sample(head: Head, room: Bytes) -> Sample:
+    """The sample that was laid out in `room`, in memory of its own."""
+    frame, *planes = _pieces(head, room)
     raw = VideoFrame(*head["geometry"])
-    for plane, content in zip(raw.planes, planes[1:], strict=True):
-        plane.update(content)  # type: ignore[arg-type]  # takes any buffer
+    for plane, content in zip(raw.planes, planes, strict=True):
+        _lines(plane)[:] = content
     for name, value in head["carried"].items():
         setattr(raw, name, value)
     picture = Picture(
@@ -80,11 +96,19 @@ def unpack_sample(head: Head, planes: Sequence[bytearray]) -> Sample:
         coded_size=head["coded_size"],
         rotation=head["rotation"],
     )
-    frame = np.frombuffer(planes[0], np.uint8).reshape(head["shape"])
-    return Sample(pts_s=head["pts_s"], frame=frame, picture=picture)
+    return Sample(pts_s=head["pts_s"], frame=frame.reshape(head["shape"]).copy(), picture=picture)
 
 
-def _lines(plane: Any) -> Any:
-    """uint8 [lines, bytes a line] in the plane's own memory; the last line of a field ends before its stride does."""
-    content = np.frombuffer(memoryview(plane), np.uint8)
-    return content.reshape(-1, plane.line_size)
+def _pieces(head: Head, room: Bytes) -> list[Bytes]:
+    """uint8 [L, B] of each plane, in `room`'s own memory."""
+    pieces, start = [], 0
+    for n_lines, n_bytes in head["layout"]:
+        end = start + n_lines * n_bytes
+        pieces.append(room[start:end].reshape(n_lines, n_bytes))
+        start = end
+    return pieces
+
+
+def _lines(plane: Any) -> Bytes:
+    """uint8 [L, B] in the plane's own memory; the last line of a field ends before its stride does."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)

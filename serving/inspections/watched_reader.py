@@ -9,7 +9,6 @@ even be opened without that is an error.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -22,12 +21,11 @@ from types import TracebackType
 from typing import Self
 
 from serving.errors import VideoError
-from serving.inspections.picture_wire import Head, read_message, unpack_sample
+from serving.inspections.picture_slots import Slots, make_memory
+from serving.inspections.picture_wire import Bytes, Head, read_message, unpack_sample
 from serving.inspections.video import Sample, VideoInfo, check_file
 from serving.inspections.video_counts import Counts, Ledger, Resume, Stretch, Tally
 
-# A whole PAL picture, so that it takes one turn of either process and not ten.
-_PIPE_BYTES = 2**20
 # How long a process may take to begin and to end: that depends on the machine, not on the video.
 _BEGINNING_S, _ENDING_S = 60.0, 5.0
 _MAX_RESTARTS = 8
@@ -127,13 +125,13 @@ class WatchedReader:
         """The child's samples, with the books kept; afterwards it has ended."""
         try:
             while True:
-                head, planes = self._child.message()
+                head, content = self._child.message()
                 if head["kind"] in ("alive", "info"):
                     continue
                 self._enter(head, n_in_sequence)
                 if head["kind"] == "end":
                     return
-                sample = unpack_sample(head, planes)
+                sample = self._child.sample(head, content)
                 self._tally.times_s.append(sample.pts_s)
                 yield sample
         finally:
@@ -156,22 +154,31 @@ class WatchedReader:
 
 
 class _Child:
-    """The decoding process and its pipe."""
+    """The decoding process, its pipe, and the memory that pictures come in."""
 
     def __init__(self, path: Path, every_s: float, size: int, resume: Resume | None, *, hang_s: float) -> None:
-        arguments = [str(path.absolute()), repr(every_s), str(size)]
+        memory = make_memory()
+        taken_out, self._taken_out = os.pipe()
+        arguments = [str(path.absolute()), repr(every_s), str(size), str(memory), str(taken_out)]
         if resume is not None:
             arguments += [str(resume.index), repr(resume.time_s)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving.inspections.decoder_child", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        try:
+            self._slots = Slots(memory)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serving.inspections.decoder_child", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=[memory, taken_out],
+            )
+        except BaseException:
+            os.close(self._taken_out)
+            raise
+        finally:
+            os.close(memory)
+            os.close(taken_out)
         assert self._process.stdout is not None
         self._pipe = self._process.stdout.fileno()
-        with suppress(OSError):  # the system allows less
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._patience_s, self._hang_s = max(hang_s, _BEGINNING_S), hang_s
 
     def opened(self) -> VideoInfo:
@@ -182,18 +189,30 @@ class _Child:
                 info: VideoInfo = head["info"]
                 return info
 
-    def message(self) -> tuple[Head, list[bytearray]]:
-        """The next that it says. Raises `VideoError` if that is one, and `_DecoderLostError`."""
-        head, planes = read_message(self._read)
+    def sample(self, head: Head, content: Bytes) -> Sample:
+        """The sample of a message; its slot is free afterwards."""
+        if "slot" not in head:
+            return unpack_sample(head, content)
+        sample = unpack_sample(head, self._slots[head["slot"]])
+        with suppress(BrokenPipeError):  # it died, which the next message says
+            os.write(self._taken_out, b".")
+        return sample
+
+    def message(self) -> tuple[Head, Bytes]:
+        """The next that it says, and what follows it. Raises `VideoError` if that is one, and `_DecoderLostError`."""
+        head, content = read_message(self._read)
         self._patience_s = self._hang_s  # it has begun
         if head["kind"] == "error":
             raise VideoError(head["why"])
-        return head, planes
+        return head, content
 
     def end(self) -> None:
         """Kill it; once is enough, more do no harm."""
         self._process.kill()
         self._process.communicate()
+        if self._taken_out >= 0:
+            os.close(self._taken_out)
+            self._taken_out = -1
 
     def _read(self, n_bytes: int) -> bytearray:
         """Exactly so many bytes of what it writes."""

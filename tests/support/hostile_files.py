@@ -112,6 +112,13 @@ UNUSUAL: dict[str, Writer] = {
     "turned by 270": _video("turned270.mp4", rotation=270),
     "10 bit, H.264": _video("deep.mp4", pixels="yuv420p10le"),
     "10 bit, ProRes": _video("deep.mov", "prores_ks", pixels="yuv422p10le"),
+    "10 bit, full HD": _video(
+        "deep-and-large.mp4",
+        paint=clock_face(width=1920, height=1080),
+        seconds=0.2,
+        pixels="yuv420p10le",
+        options={"preset": "ultrafast"},
+    ),
     "12 bit, FFV1": _video("deep.mkv", "ffv1", pixels="yuv444p12le"),
     "RGB, upside down": _video("raw.avi", "rawvideo", pixels="bgr24"),
     "grey": _video("grey.mkv", "ffv1", pixels="gray"),

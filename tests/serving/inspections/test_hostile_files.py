@@ -25,6 +25,7 @@ EVERY_S = 0.1
 # Width and height of the picture as people see it, where it is not 160 x 128.
 DISPLAYED = {
     "4K": (1926, 1082),  # what is held of it
+    "10 bit, full HD": (1920, 1080),
     "odd sides, H.264": (353, 287),
     "odd sides, MPEG-2": (353, 287),
     "odd sides, Motion JPEG": (353, 287),

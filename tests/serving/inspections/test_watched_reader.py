@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from support.video_files import noise, write_h264, write_pal
 
 from serving.cli import cli
 from serving.errors import VideoError
-from serving.inspections.picture_wire import pack_sample, unpack_sample
+from serving.inspections.picture_wire import lay_out, n_bytes_of, pack_sample, unpack_sample
 from serving.inspections.video import VideoReader
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
@@ -177,6 +178,23 @@ def test_a_reader_that_is_left_early_ends_its_process(pal: Path) -> None:
     assert not psutil.Process().children()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_memory_that_pictures_come_in_goes_with_the_processes(pal: Path) -> None:
+    descriptors = psutil.Process().num_fds()
+    with WatchedReader(pal, every_s=0.5, size=224, hang_s=60) as reader:
+        for n, _ in enumerate(reader):
+            if n == 5:
+                names = {each.path for each in the_child().memory_maps() if "pipeprobe" in each.path}
+                the_child().kill()
+    # It has no name by which it could outlive them, whoever is killed.
+    assert names == {"/memfd:pipeprobe-pictures"}
+    assert len(reader.counts.lost_stretches) == 1
+    del reader
+    gc.collect()
+    assert psutil.Process().num_fds() == descriptors
+    assert not any("pipeprobe" in each.path for each in psutil.Process().memory_maps())
+
+
 def test_a_killed_parent_leaves_no_child(pal: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from serving.inspections.watched_reader import WatchedReader\n"
@@ -198,5 +216,8 @@ def test_a_sample_survives_the_pipe_whatever_its_size(tmp_path: Path) -> None:
     path = write_h264(tmp_path / "odd.mp4", noise(2, width=208, height=120), seconds=0.2)
     for sample in VideoReader(path, every_s=0.04, size=16):
         head, planes = pack_sample(sample)
-        there = unpack_sample(head, [bytearray(plane) for plane in planes])
+        room = np.zeros(n_bytes_of(head), np.uint8)
+        lay_out(head, planes, room)
+        there = unpack_sample(head, room)
+        room[:] = 0  # is used again
         np.testing.assert_array_equal(there.picture.to_rgb(), sample.picture.to_rgb())
