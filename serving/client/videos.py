@@ -72,12 +72,14 @@ class VideoOptions:
     operating_point: str | None = None
     every_s: float | None = None
     every_m: float | None = None
+    repeat_stills: bool | None = None
     min_duration_s: float | None = None
     join_gap_s: float | None = None
     distance: str | None = None
 
     def params(self) -> dict[str, str]:
-        return {name: str(value) for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
 
 
 VideoProgress = Callable[[VideoJob], None]

@@ -55,6 +55,11 @@ _DEFAULTS = VideoSettings()
     help="Most time between two scored frames, such as 0.5s or 200ms; or most distance along the pipe, such as 0.25m: "
     "where that is not known, frames are scored by time, 2 s for each metre, and at a standstill, 10 s.",
 )
+@click.option(
+    "--repeat-stills",
+    is_flag=True,
+    help="Score also frames that show what the last scored one does, as where the camera stands still.",
+)
 @click.option("--all", "all_pictures", is_flag=True, help="Score every picture of the video, in place of --every.")
 @click.option(
     "--pair", "pair_name", metavar="NAME[@VERSION]", help="Pair to score with.  [default: models/index.json's]"
@@ -144,6 +149,7 @@ def command(
     places: tuple[str, ...],
     out: str,
     every: Step,
+    repeat_stills: bool,
     all_pictures: bool,
     pair_name: str | None,
     models: Path | None,
@@ -194,6 +200,7 @@ def command(
     settings = VideoSettings(
         every_s=every.every_s,
         every_m=every.every_m,
+        repeat_stills=repeat_stills or all_pictures,
         operating_point=operating_point,
         min_duration_s=min_duration_s,
         join_gap_s=join_gap_s,

@@ -3,8 +3,9 @@
     pts_s                double   seconds from the video's start
     score, logit         float    calibrated probability of a defect, and what it was made of
     kind                 string   `keyframe` if the picture was coded alone, else `predicted`
-    score_source         string   scored; or between, if the score is that of the frame before it, because it shows a
-                                  place less than the step along the pipe away (`pipeprobe videos --every 0.25m`)
+    score_source         string   scored; or where the score is that of the last scored frame from: still, because both
+                                  show the same; between, because a shorter way lies between them than was asked for
+                                  (`pipeprobe videos --every 0.25m`)
     distance_m           double   null where it is not known
     distance_source      string   osd, interpolated, sidecar or none
     distance_confidence  float    null where no distance is known
@@ -28,7 +29,7 @@ from serving.errors import ConfigError
 FILE = "frames.parquet"
 
 KEYFRAME, PREDICTED = "keyframe", "predicted"
-SCORED, BETWEEN = "scored", "between"
+SCORED, BETWEEN, STILL = "scored", "between", "still"
 
 _NULLABLE = ("distance_m", "distance_confidence")
 _TYPES = {

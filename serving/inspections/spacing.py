@@ -7,23 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from serving.formats.frames_parquet import BETWEEN, SCORED, Frames
+from serving.formats.frames_parquet import BETWEEN, SCORED, STILL, Frames
 from serving.inspections.distance import can_be_driven
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spacing:
-    """What became of a video's sampled frames; `scored + between` are all of them.
+    """What became of a video's sampled frames; `scored + still + between` are all of them.
 
     Attributes:
         scored: shown to the pair.
-        between: took over the score of the one before them, less than the step along the pipe away.
+        still: took over the score of the last scored one, which shows the same.
+        between: took it over since the way between them is shorter than was asked for.
         unlocated: scored frames of which no distance is known.
         spacing_m, longest_gap_m: median and largest distance between neighbours that are scored and of which both
             distances are known, metres; None if there are none. Where a counter was set back nothing lies between.
     """
 
     scored: int
+    still: int
     between: int
     unlocated: int
     spacing_m: float | None
@@ -40,6 +42,7 @@ def spacing_of(frames: Frames) -> Spacing:
     gaps_m = _gaps(scored)
     return Spacing(
         scored=len(scored),
+        still=sum(source == STILL for source in frames.score_source),
         between=sum(source == BETWEEN for source in frames.score_source),
         unlocated=sum(distance_m is None for _, distance_m in scored),
         spacing_m=round(statistics.median(gaps_m), 3) if gaps_m else None,

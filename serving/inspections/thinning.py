@@ -1,14 +1,15 @@
-"""Which of the sampled frames are scored: all of them, or as few as a step along the pipe asks for.
+"""Which of the sampled frames are scored; what is not takes over the score of the last one that was.
 
-**By distance.** The fewest frames are scored between which no more than `every_m` lies, forwards or back, plus the
-first and the last one. What lies between two of them takes over the score of the one before it. Three things put a
-bound on that, so that no metre goes unscored: where a distance is not known, frames are scored by time, so often that a
-crawler at `FASTEST_M_S` stays within the step; where it is known, a crawler that hardly moves, or looks around where it
-stands, is scored by time as well, as if it went at `SLOWEST_M_S`; and nothing is taken over from before a hole in the
-video.
+**Standing still.** A frame that shows what the last scored one does (`serving.inspections.stills`) is not scored again.
+It is compared with that one, not with the frame before it, so slow changes add up until they count.
 
-Frames wait until something is known of where they were taken: for a counter, until it is read next, which
-`serving.inspections.osd_band` puts off for 40 frames at most.
+**By distance.** The fewest frames are scored between which no more than `every_m` lies, forwards or back. Two things
+put a bound on that, so that no metre goes unscored: where a distance is not known, frames are scored by time, so often
+that a crawler at `FASTEST_M_S` stays within the step; where it is known, a crawler that hardly moves, or looks around
+where it stands, is scored by time as well, as if it went at `SLOWEST_M_S`. To be located, frames wait: for a counter,
+until it is read next, which `serving.inspections.osd_band` puts off for 40 frames at most.
+
+Nothing is taken over from before a hole in the video, nor, where distances are waited for, from farther than `every_m`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from serving.formats.frames_parquet import BETWEEN, KEYFRAME, PREDICTED, SCORED
-from serving.inspections.distance import Place
+from serving.formats.frames_parquet import BETWEEN, KEYFRAME, PREDICTED, SCORED, STILL
+from serving.inspections.distance import NOWHERE, Place
 from serving.inspections.findings import MISSING_STEPS
 from serving.inspections.locating import Locator
+from serving.inspections.stills import shows_the_same
 from serving.inspections.video import Sample
 from serving.inspections.video_decoding import TOLERANCE_S
 from serving.inspections.video_settings import FASTEST_M_S, VideoSettings
@@ -41,22 +43,8 @@ class Choice:
     sample: Sample | None
 
 
-def choose(samples: Iterable[Sample], locator: Locator, settings: VideoSettings) -> Iterator[Choice]:
-    """Every sampled frame once, in order of time, all shown to `locator`; the first and the last one are scored."""
-    every_m = settings.every_m
-    if every_m is None:
-        return (_scored(sample) for sample in _shown(samples, locator))
-    return _thinned(_located(samples, locator), every_m, hole_s=MISSING_STEPS * settings.step_s)
-
-
-def _shown(samples: Iterable[Sample], locator: Locator) -> Iterator[Sample]:
-    for sample in samples:
-        locator.see(sample)
-        yield sample
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Located:
+class _Seen:
     sample: Sample
     place: Place
 
@@ -65,53 +53,86 @@ class _Located:
         return self.sample.pts_s
 
 
-def _located(samples: Iterable[Sample], locator: Locator) -> Iterator[_Located]:
+def choose(samples: Iterable[Sample], locator: Locator, settings: VideoSettings) -> Iterator[Choice]:
+    """Every sampled frame once, in order of time, all shown to `locator`; the first one is scored."""
+    seen = _unlocated(samples, locator) if settings.every_m is None else _located(samples, locator)
+    return _chosen(seen, settings)
+
+
+def _unlocated(samples: Iterable[Sample], locator: Locator) -> Iterator[_Seen]:
+    for sample in samples:
+        locator.see(sample)
+        yield _Seen(sample=sample, place=NOWHERE)
+
+
+def _located(samples: Iterable[Sample], locator: Locator) -> Iterator[_Seen]:
     """Samples as soon as the locator has made up its mind about them."""
     waiting: deque[Sample] = deque()
-    for sample in _shown(samples, locator):
+    for sample in samples:
+        locator.see(sample)
         waiting.append(sample)
         for place in locator.decided():
-            yield _Located(sample=waiting.popleft(), place=place)
+            yield _Seen(sample=waiting.popleft(), place=place)
     locator.finish()
     for place in locator.decided():
-        yield _Located(sample=waiting.popleft(), place=place)
+        yield _Seen(sample=waiting.popleft(), place=place)
     assert not waiting, "a locator that has finished is decided about every frame"
 
 
-def _thinned(located: Iterable[_Located], every_m: float, *, hole_s: float) -> Iterator[Choice]:
-    last: _Located | None = None  # the last one that is scored
-    held: _Located | None = None  # the latest one, within reach of it
-    for here in located:
-        if last is not None and held is not None:
-            if here.time_s - held.time_s <= hole_s and _reaches(last, here, every_m):
-                yield _between(held)
-                held = here
-                continue
-            yield _scored(held.sample)
-            last, held = held, None
-        if last is None or here.time_s - last.time_s > hole_s or not _reaches(last, here, every_m):
-            yield _scored(here.sample)
-            last = here
-        else:
+def _chosen(frames: Iterable[_Seen], settings: VideoSettings) -> Iterator[Choice]:
+    hole_s = MISSING_STEPS * settings.step_s
+    last: _Seen | None = None  # that is scored
+    held: _Seen | None = None  # the latest, if it need not be scored unless the next one is out of reach of `last`
+    before_s = 0.0
+    for here in frames:
+        is_near = here.time_s - before_s <= hole_s
+        before_s = here.time_s
+        source = _takes_over(last, here, settings) if is_near else None
+        if held is not None:
+            if source is None:
+                yield _scored(held)
+                last = held
+                source = _takes_over(last, here, settings) if is_near else None
+            else:
+                yield _taken_over(held, BETWEEN)
+            held = None
+        if source == BETWEEN:
             held = here
+        elif source is not None:
+            yield _taken_over(here, source)
+        else:
+            yield _scored(here)
+            last = here
     if held is not None:
-        yield _scored(held.sample)
+        yield _scored(held)
 
 
-def _reaches(last: _Located, here: _Located, every_m: float) -> bool:
-    """Whether a score reaches from one frame to another: both show the same step of the pipe."""
-    seconds = here.time_s - last.time_s - TOLERANCE_S
-    if last.place.distance_m is None or here.place.distance_m is None:
-        return seconds <= every_m / FASTEST_M_S
-    metres = abs(here.place.distance_m - last.place.distance_m) - _TOLERANCE_M
-    return metres <= every_m and seconds <= every_m / SLOWEST_M_S
+def _takes_over(last: _Seen | None, here: _Seen, settings: VideoSettings) -> str | None:
+    """As what a frame takes over the score of the last scored one; None if it does not."""
+    if last is None:
+        return None
+    metres = _metres(last.place, here.place)
+    if settings.every_m is not None and metres is not None and metres > settings.every_m + _TOLERANCE_M:
+        return None
+    if not settings.repeat_stills and shows_the_same(last.sample.frame, here.sample.frame):
+        return STILL
+    if settings.every_m is None:
+        return None
+    pace_m_s = FASTEST_M_S if metres is None else SLOWEST_M_S
+    return BETWEEN if here.time_s - last.time_s <= settings.every_m / pace_m_s + TOLERANCE_S else None
 
 
-def _scored(sample: Sample) -> Choice:
-    kind = KEYFRAME if sample.picture.is_keyframe else PREDICTED
-    return Choice(pts_s=sample.pts_s, kind=kind, score_source=SCORED, sample=sample)
+def _metres(one: Place, other: Place) -> float | None:
+    if one.distance_m is None or other.distance_m is None:
+        return None
+    return abs(other.distance_m - one.distance_m)
 
 
-def _between(located: _Located) -> Choice:
+def _scored(seen: _Seen) -> Choice:
+    kind = KEYFRAME if seen.sample.picture.is_keyframe else PREDICTED
+    return Choice(pts_s=seen.time_s, kind=kind, score_source=SCORED, sample=seen.sample)
+
+
+def _taken_over(seen: _Seen, source: str) -> Choice:
     # Without its picture, of which many would have to be kept.
-    return replace(_scored(located.sample), score_source=BETWEEN, sample=None)
+    return replace(_scored(seen), score_source=source, sample=None)

@@ -19,7 +19,7 @@ class VideoResult:
     Attributes:
         status: `scored`, `kept` (it was done before) or `failed`, for the `reason`.
         complete: whether no stretch of it went unscored, or was lost; what did is in `reason`.
-        frames_scored: of those sampled; the others took over the score of one before them.
+        frames_scored, frames_still, frames_between: of those sampled, which they add up to.
         spacing_m, longest_gap_m: see `serving.inspections.spacing`.
         lost: the stretches that went down with a decoder, for people, and `lost_s` the seconds in them.
         seconds_taken: for decoding and scoring, now; 0 if it was kept.
@@ -37,6 +37,8 @@ class VideoResult:
     frames_decoded: int = 0
     frames_sampled: int = 0
     frames_scored: int = 0
+    frames_still: int = 0
+    frames_between: int = 0
     frames_skipped: int = 0
     frames_corrupt: int = 0
     frames_lost: int = 0
@@ -67,6 +69,8 @@ def result_of(
         frames_decoded=reading["decoded"],
         frames_sampled=reading["sampled"],
         frames_scored=sampling["scored"],
+        frames_still=sampling["still"],
+        frames_between=sampling["between"],
         frames_skipped=reading["skipped"],
         frames_corrupt=reading["corrupt"],
         frames_lost=reading["lost"],

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.durable import sha256_file
 from serving.errors import ConfigError, ScoringError, VideoError
@@ -26,7 +27,7 @@ from serving.inspections.locating import Locator, locator_for
 from serving.inspections.spacing import spacing_of
 from serving.inspections.thinning import Choice, choose
 from serving.inspections.thumbnails import PeakPictures
-from serving.inspections.video import VideoInfo, check_file, unscored_stretches
+from serving.inspections.video import Sample, VideoInfo, check_file, unscored_stretches
 from serving.inspections.video_result import VideoResult, lost_stretches, result_of, spans_text
 from serving.inspections.video_settings import LONGEST_HANG_S, SHORTEST_HANG_S, VideoSettings
 from serving.inspections.watched_reader import WatchedReader
@@ -37,6 +38,8 @@ from serving.report.write import write_video_report
 # Frames a batch and batches that wait. More of either only holds memory: a waiting frame keeps its whole picture.
 _BATCH = 16
 _BATCHES_AHEAD = 2
+# Sampled frames after which progress is made known though nearly none of them is scored.
+_MOST_CHOICES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ def scoring_key(scorer: ScorerIdentity, settings: VideoSettings) -> dict[str, An
         "operating_point": scorer.manifest.operating_point(settings.operating_point).name,
         "every_s": settings.step_s,
         "every_m": settings.every_m,
+        "repeat_stills": settings.repeat_stills,
         "distance": settings.distance,
         **asdict(_rules(scorer, settings)),
     }
@@ -261,8 +265,7 @@ def _score_samples(
     choices = choose(reader, locator, batch.settings)
     with closing(prefetch(_batches(choices), ahead=_BATCHES_AHEAD)) as batches:
         for chosen in batches:
-            scored = batch.scorer.score(np.stack([each.sample.frame for each in chosen if each.sample is not None]))
-            results = zip(scored.score.tolist(), scored.logit.tolist(), scored.evidence, strict=True)
+            results = _results(batch.scorer, [each.sample for each in chosen if each.sample is not None])
             for choice in chosen:
                 if choice.sample is None:
                     rows.take_over(choice)
@@ -306,14 +309,21 @@ class _Rows:
         )
 
 
+def _results(scorer: FrameScorer, samples: Sequence[Sample]) -> Iterator[tuple[float, float, NDArray[np.float32]]]:
+    """Score, logit and evidence of each."""
+    if samples:
+        scored = scorer.score(np.stack([sample.frame for sample in samples]))
+        yield from zip(scored.score.tolist(), scored.logit.tolist(), scored.evidence, strict=True)
+
+
 def _batches(choices: Iterable[Choice]) -> Iterator[list[Choice]]:
-    """Choices up to each `_BATCH`th that is to be scored; the last one of all is."""
+    """Choices up to each `_BATCH`th that is to be scored, or as many as are passed on where few are."""
     batch: list[Choice] = []
     n_scored = 0
     for choice in choices:
         batch.append(choice)
         n_scored += choice.sample is not None
-        if n_scored == _BATCH:
+        if n_scored == _BATCH or len(batch) == _MOST_CHOICES:
             yield batch
             batch, n_scored = [], 0
     if batch:

@@ -37,8 +37,9 @@ class VideoSettings:
 
     Attributes:
         every_s: most seconds between two sampled frames, where the video has more.
-        every_m: most metres between two scored frames, see `serving.inspections.thinning`; None scores every sampled
-            frame.
+        every_m: most metres between two scored frames, see `serving.inspections.thinning`; None bounds the time
+            between them alone.
+        repeat_stills: whether frames that show what the last scored one does are scored again.
         operating_point: name of the threshold that opens a finding; None is the pair's own.
         min_duration_s: shorter findings are dropped; the default asks for two frames in a row at the default step.
         join_gap_s: findings no farther apart become one.
@@ -47,6 +48,7 @@ class VideoSettings:
 
     every_s: float = 0.5
     every_m: float | None = None
+    repeat_stills: bool = False
     operating_point: str | None = None
     min_duration_s: float = 0.75
     join_gap_s: float = 1.0

@@ -31,6 +31,7 @@ JSON = dict[str, Any]
 
 _STRING: JSON = {"type": "string"}
 _NUMBER: JSON = {"type": "number"}
+_BOOLEAN: JSON = {"type": "boolean"}
 _INTEGER: JSON = {"type": "integer"}
 _BINARY: JSON = {"type": "string", "format": "binary"}
 _TIME: JSON = {"type": ["string", "null"], "format": "date-time"}
@@ -101,6 +102,7 @@ def job_schemas() -> JSON:
         "settings": _object(
             every_s=_NUMBER,
             every_m={"type": ["number", "null"]},
+            repeat_stills=_BOOLEAN,
             operating_point=optional_string,
             min_duration_s=_NUMBER,
             join_gap_s=_NUMBER,
@@ -131,7 +133,8 @@ def _submit(settings: Settings) -> JSON:
         "version": ("version of the pair; the promoted one if absent", _STRING),
         "operating_point": ("name of the threshold; the pair's default if absent", _STRING),
         **seconds,
-        "every_m": ("most metres between two scored frames; every sampled frame is scored if absent", _NUMBER),
+        "every_m": ("most metres between two scored frames; time alone decides if absent", _NUMBER),
+        "repeat_stills": ("whether frames are scored that show what the last scored one does", _BOOLEAN),
         "distance": ("what says where along the pipe; sidecar: VIDEO.distance.csv beside a video by path", _DISTANCE),
         "name": ("what a video sent as raw body is called", _STRING),
     }

@@ -36,7 +36,7 @@ from serving.jobs.documents import BASE, describe, page_link
 from serving.jobs.job import JOB_STATES, Job
 
 _NUMBERS = ("every_s", "every_m", "min_duration_s", "join_gap_s")
-OPTIONS = ("pair", "version", "operating_point", "distance", *_NUMBERS, "name")
+OPTIONS = ("pair", "version", "operating_point", "distance", *_NUMBERS, "repeat_stills", "name")
 _PAGE, _MAX_PAGE = 50, 500
 _JSON_BYTES = 64 * 1024
 _CANCEL_WAIT_S = 8.0
@@ -170,6 +170,8 @@ def _wish(request: Request) -> Wish:
     lane = engine_of(request).lanes.find(query.get("pair"), query.get("version"))
     request.state.pair = (lane.name, lane.version)
     given: dict[str, Any] = {name: _number(query[name], name) for name in _NUMBERS if name in query}
+    if "repeat_stills" in query:
+        given["repeat_stills"] = _truth(query["repeat_stills"], "repeat_stills")
     if "distance" in query:
         given["distance"] = query["distance"][:50]
     if given.get("distance") == "osd" and not is_installed():
@@ -221,6 +223,12 @@ def _number(text: str, name: str) -> float:
         return float(text)
     except ValueError:
         raise RequestError(f"{name}={text[:50]!r} is not a number") from None
+
+
+def _truth(text: str, name: str) -> bool:
+    if text not in ("true", "false"):
+        raise RequestError(f"{name}={text[:50]!r} is neither true nor false")
+    return text == "true"
 
 
 def _whole_number(text: str, name: str, largest: int) -> int:

@@ -73,7 +73,9 @@ def measure(video: Path, scorer: Scorer, out: Path, *, repeats: int) -> Inspecti
     for turn in range(repeats):
         for distance in seconds:
             started_s = time.process_time()
-            (result,) = score_videos([video], out / f"{distance}-{turn}", scorer, VideoSettings(distance=distance))
+            (result,) = score_videos(
+                [video], out / f"{distance}-{turn}", scorer, VideoSettings(distance=distance, repeat_stills=True)
+            )
             seconds[distance] = min(seconds[distance], time.process_time() - started_s)
     truth = json.loads(video.with_suffix(".truth.json").read_text(encoding="utf-8"))
     frames = read_frames(result.folder / "frames.parquet")

@@ -77,7 +77,7 @@ def measure_round(video: Path, scorer: Scorer, out: Path, every_s: float) -> Rat
     read_s = timed(lambda: frames.extend(s.frame for s in VideoReader(video, every_s=every_s, size=size)))
     batches = [np.stack(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
     session_s = timed(lambda: [scorer.score(batch) for batch in batches])
-    settings = VideoSettings(every_s=every_s, distance="none")
+    settings = VideoSettings(every_s=every_s, distance="none", repeat_stills=True)
     videos_s = timed(lambda: score_videos([video], out, scorer, settings))
     n = len(frames)
     return Rates(read=n / read_s, session=n / session_s, videos=n / videos_s)

@@ -108,7 +108,14 @@ def _about(
             "longest_gap_s": 0.5,
             "last_picture_s": duration_s - 0.04,
         },
-        "sampling": {"scored": sampled, "between": 0, "unlocated": sampled, "spacing_m": None, "longest_gap_m": None},
+        "sampling": {
+            "scored": sampled,
+            "still": 0,
+            "between": 0,
+            "unlocated": sampled,
+            "spacing_m": None,
+            "longest_gap_m": None,
+        },
         "unscored": [{"start_s": a, "end_s": b} for a, b in unscored],
         "video_sha256": sha256,
         "scoring": {

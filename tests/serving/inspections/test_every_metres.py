@@ -111,8 +111,8 @@ def test_a_file_beside_the_video_spaces_them_too(footage: Path, scorer: Scorer, 
 
 
 def test_without_a_distance_nothing_is_left_out(footage: Path, scorer: Scorer, tmp_path: Path) -> None:
-    by_metre = score(footage / "plain.mp4", tmp_path / "a", scorer, every_m=0.25)
-    by_time = score(footage / "plain.mp4", tmp_path / "b", scorer, every_s=0.5)
+    by_metre = score(footage / "plain.mp4", tmp_path / "a", scorer, every_m=0.25, repeat_stills=True)
+    by_time = score(footage / "plain.mp4", tmp_path / "b", scorer, every_s=0.5, repeat_stills=True)
     assert read_frames(by_metre.folder / "frames.parquet") == read_frames(by_time.folder / "frames.parquet")
     assert (by_metre.longest_gap_m, by_metre.frames_scored) == (None, by_time.frames_sampled)
     assert read_json(by_metre.folder / "findings.json")["sampling"]["unlocated"] == by_metre.frames_scored

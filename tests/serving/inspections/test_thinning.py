@@ -53,13 +53,13 @@ def place(distance_m: float | None) -> Place:
     return NOWHERE if distance_m is None else Place(distance_m=distance_m, source="osd", confidence=0.9)
 
 
-def sample(time_s: float) -> Sample:
+def sample(time_s: float, grey: int = 0) -> Sample:
     picture = cast(Any, SimpleNamespace(is_keyframe=time_s == 0))
-    return Sample(pts_s=time_s, frame=np.zeros((1, 1, 3), np.uint8), picture=picture)
+    return Sample(pts_s=time_s, frame=np.full((14, 14, 3), grey, np.uint8), picture=picture)
 
 
 def chosen(times_s: Sequence[float], distances_m: Sequence[float | None], *, patience: int = 1) -> list[Choice]:
-    settings = VideoSettings(every_m=EVERY_M, every_s=STEP_S)
+    settings = VideoSettings(every_m=EVERY_M, every_s=STEP_S, repeat_stills=True)
     return list(choose(map(sample, times_s), Slow(distances_m, patience), settings))
 
 
@@ -78,7 +78,7 @@ def test_a_steady_crawl_is_scored_by_the_step() -> None:
 
 def test_no_step_scores_everything() -> None:
     times_s = [i * STEP_S for i in range(8)]
-    choices = list(choose(map(sample, times_s), Slow([None] * 8, 100), VideoSettings()))
+    choices = list(choose(map(sample, times_s), Slow([None] * 8, 100), VideoSettings(repeat_stills=True)))
     assert scored_s(choices) == times_s
     assert {c.score_source for c in choices} == {"scored"}
 
@@ -159,6 +159,40 @@ def test_no_frame_is_scored_in_vain(crawl: tuple[list[float], list[float | None]
         )
         unknown_here = distances_m[here] is None
         assert has_hole or is_far or is_late or unknown_here
+
+
+def sources(
+    greys: Sequence[int], distances_m: Sequence[float | None], settings: VideoSettings, *, step_s: float = STEP_S
+) -> str:
+    """First letters of the score sources of frames in these greys."""
+    samples = [sample(i * step_s, grey) for i, grey in enumerate(greys)]
+    return "".join(
+        each.score_source[0] + each.score_source[1] for each in choose(samples, Slow(distances_m, 3), settings)
+    )
+
+
+def test_what_shows_the_same_is_scored_once() -> None:
+    assert sources([50, 50, 52, 90, 90, 50, 50], [None] * 7, VideoSettings()) == "scststscstscst"
+
+
+def test_a_slow_change_adds_up() -> None:
+    """Each frame differs from the one before by less than counts, and every third from the last scored one."""
+    assert sources([50, 52, 54, 56, 58, 60, 62], [None] * 7, VideoSettings()) == "scststscststsc"
+
+
+def test_a_still_is_not_carried_over_a_hole() -> None:
+    assert sources([50, 50, 50], [None] * 3, VideoSettings(), step_s=1.0) == "scscsc"
+
+
+def test_a_frozen_picture_of_a_camera_that_drives_on_is_scored_by_the_step() -> None:
+    settings = VideoSettings(every_m=EVERY_M)
+    assert sources([50] * 7, [0.1 * i for i in range(7)], settings) == "scststscststsc"
+
+
+def test_looking_around_at_a_standstill_is_no_still() -> None:
+    settings = VideoSettings(every_m=EVERY_M)
+    assert sources([50, 50, 50, 90, 90, 90, 50], [1.0] * 7, settings)[:6] == "scstst"
+    assert sources([50, 50, 50, 90, 130, 170, 210, 90], [1.0] * 8, settings) == "scststbebescbesc"
 
 
 @pytest.mark.parametrize(("every_m", "step_s"), [(0.25, 0.5), (0.1, 0.2), (2.0, 0.5), (0.01, 0.02)])
