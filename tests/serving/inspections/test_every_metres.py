@@ -54,7 +54,7 @@ def test_a_counter_spaces_the_scored_frames(name: str, footage: Path, scorer: Sc
     result = score(footage / name, tmp_path, scorer, every_m=EVERY_M)
     document, frames = read_json(result.folder / "findings.json"), read_frames(result.folder / "frames.parquet")
     reading, sampling = document["reading"], document["sampling"]
-    assert len(frames.pts_s) == reading["sampled"] == sampling["scored"] + sampling["between"]
+    assert len(frames.pts_s) == reading["sampled"] == sampling["scored"] + sampling["still"] + sampling["between"]
     assert reading["pictures"] == reading["decoded"] + reading["skipped"] + reading["corrupt"]
     # 0.15 m/s makes 2 s a step; until the counter has moved enough to be known as one, all are scored.
     after = [(time_s, course_m(time_s)) for time_s, _ in scored_places(frames) if time_s > 15]
