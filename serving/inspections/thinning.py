@@ -83,6 +83,7 @@ def _chosen(frames: Iterable[_Seen], settings: VideoSettings) -> Iterator[Choice
     hole_s = MISSING_STEPS * settings.step_s
     last: _Seen | None = None  # that is scored
     held: _Seen | None = None  # the latest, if it need not be scored unless the next one is out of reach of `last`
+    held_as = BETWEEN
     before_s = 0.0
     for here in frames:
         is_near = here.time_s - before_s <= hole_s
@@ -94,10 +95,10 @@ def _chosen(frames: Iterable[_Seen], settings: VideoSettings) -> Iterator[Choice
                 last = held
                 source = _takes_over(last, here, settings) if is_near else None
             else:
-                yield _taken_over(held, BETWEEN)
+                yield _taken_over(held, held_as)
             held = None
-        if source == BETWEEN:
-            held = here
+        if source is not None and settings.every_m is not None:
+            held, held_as = here, source
         elif source is not None:
             yield _taken_over(here, source)
         else:

@@ -186,7 +186,7 @@ def test_a_still_is_not_carried_over_a_hole() -> None:
 
 def test_a_frozen_picture_of_a_camera_that_drives_on_is_scored_by_the_step() -> None:
     settings = VideoSettings(every_m=EVERY_M)
-    assert sources([50] * 7, [0.1 * i for i in range(7)], settings) == "scststscststsc"
+    assert sources([50] * 7, [0.1 * i for i in range(7)], settings) == "scstscstscstsc"
 
 
 def test_looking_around_at_a_standstill_is_no_still() -> None:
