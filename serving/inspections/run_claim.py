@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -31,6 +32,7 @@ LEASE_S = 30.0
 """Seconds without one after which a run counts as dead."""
 
 _POLL_S = 1.0
+_CLAIM = re.compile(rf"{re.escape(CLAIMS)}\d{{6}}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ class RunClaim:
         seen, until = b"", 0.0
         while True:
             said = self._folder.read([name])[name]
-            owner = _Owner(**json.loads(said))
+            owner = self._owner_in(name, said)
             if owner.is_gone():
                 return
             if seen and said != seen:
@@ -122,6 +124,14 @@ class RunClaim:
                 return
             time.sleep(min(_POLL_S, self._lease_s / 4))
 
+    def _owner_in(self, name: str, said: bytes) -> _Owner:
+        try:
+            return _Owner(**json.loads(said))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{self._folder.url}/{name} is no claim of a run ({error}): remove it if no run writes there"
+            ) from error
+
     def _live(self) -> None:
         beat = 0
         while not self._ended.wait(self._beat_s):
@@ -130,7 +140,7 @@ class RunClaim:
                 self._folder.write(self._name, _to_bytes(replace(self._owner, beat=beat)))
 
     def _claims(self) -> list[str]:
-        return sorted(self._folder.entries(CLAIMS))
+        return sorted(name for name in self._folder.entries(CLAIMS) if _CLAIM.fullmatch(name))
 
 
 def _to_bytes(owner: _Owner) -> bytes:

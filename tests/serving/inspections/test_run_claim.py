@@ -108,6 +108,21 @@ def test_a_run_that_wakes_up_and_finds_another_in_its_place_stops(folder: CloudF
     assert ".claims/000002.json" in folder.entries(), "what the other one holds is left to it"
 
 
+@pytest.mark.parametrize("said", [b"", b"[1]", b"{}", b"not JSON", b"\xff"])
+def test_what_is_no_claim_is_named_and_left(said: bytes, folder: CloudFolder) -> None:
+    folder.write(".claims/000003.json", said)
+    with pytest.raises(ConfigError, match=r"claims/000003.json is no claim of a run .*remove it"), claim(folder):
+        pass
+    assert folder.read([".claims/000003.json"]) == {".claims/000003.json": said}
+
+
+def test_other_objects_beside_the_claims_are_no_claims(folder: CloudFolder) -> None:
+    folder.write(".claims/notes.txt", b"ours")
+    with claim(folder) as held:
+        held.check()
+    assert folder.read([".claims/notes.txt"]) == {".claims/notes.txt": b"ours"}
+
+
 def test_signs_of_life_go_on(folder: CloudFolder) -> None:
     name = ".claims/000001.json"
     with claim(folder):
