@@ -40,11 +40,13 @@ PLAN = StudySettings(
     optim="short",
     views="inspection",
     view_size=16,
+    precision="fp32",
 )
 ARGUMENTS = (
     *("--methods", "simclr", "--encoders", "vit_tiny", "--proportions", "0.01,0.15", "--seeds", "1"),
     *("--baselines", "random,finetuned", "--epochs", "8", "--batch-size", "16", "--optim", "short"),
-    *("--views", "inspection", "--view-size", "16", "--device", "cpu"),
+    *("--views", "inspection", "--view-size", "16", "--precision", "fp32"),
+    *("--device", "cpu"),
 )
 
 
