@@ -103,7 +103,8 @@ def test_only_normal_or_only_defect_frames_are_scored() -> None:
     assert (nothing.f2_ciw, nothing.f2_ciw_ceiling, nothing.f1_normal) == (0, 0, 1)
     assert nothing.mean_average_precision is None
     everything = official_scores(np.ones((3, 17), np.uint8), np.ones((3, 17)))
-    assert (everything.f2_ciw, everything.f1_normal, everything.mean_average_precision) == (1, 0, 1)
+    assert (everything.f1_normal, everything.mean_average_precision) == (0, 1)
+    assert everything.f2_ciw == pytest.approx(1, abs=1e-12)  # the weights' sum is rounded as the processor adds
 
 
 @st.composite

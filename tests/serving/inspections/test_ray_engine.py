@@ -33,7 +33,7 @@ from serving.scorer import Scorer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 # Every picture of some minutes, so that there is a middle to be killed in.
-SETTINGS = VideoSettings(every_s=0.01, distance="none")
+SETTINGS = VideoSettings(every_s=0.01, repeat_stills=True, distance="none")
 OPTIONS = ("--all", "--distance", "none")
 
 
