@@ -61,6 +61,10 @@ class CloudFolder:
                 raise ConfigError(f"{url}: {error}; known are s3://, gs://, az:// and others of fsspec") from error
         self._root = str(root).rstrip("/")
 
+    def __reduce__(self) -> tuple[type[CloudFolder], tuple[str]]:
+        """For other processes, which have connections and credentials of their own."""
+        return CloudFolder, (self.url,)
+
     def entries(self, below: str = "") -> dict[str, Entry]:
         """All objects below the folder, or a folder in it, by name; none where there is no such folder."""
         with _explained(self.url):

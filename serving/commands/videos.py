@@ -25,7 +25,9 @@ from serving.formats.observation import clock_time
 from serving.inspections.batch_files import INDEX_FILE
 from serving.inspections.cloud_videos import score_sources
 from serving.inspections.frame_scorer import FrameScorer, ScorerIdentity
-from serving.inspections.ray_engine import PairOnCluster, score_videos_on_ray
+from serving.inspections.ray_cloud import score_sources_on_ray
+from serving.inspections.ray_engine import score_videos_on_ray
+from serving.inspections.ray_workers import PairOnCluster
 from serving.inspections.sources import Source, find_sources
 from serving.inspections.text_reader import is_installed, text_reader
 from serving.inspections.video import VideoInfo
@@ -135,7 +137,8 @@ _DEFAULTS = VideoSettings()
 @click.option(
     "--scratch",
     type=click.Path(file_okay=False, path_type=Path),
-    help="URLs: folder for two videos at a time and results on their way.  [default: the system's for temporary files]",
+    help="URLs: folder for two videos at a time, with Ray one a worker on every machine, and results on their way.  "
+    "[default: the system's for temporary files]",
 )
 @click.option(
     "--server",
@@ -180,8 +183,8 @@ def command(
     is 0 if all were scored completely, 1 if some were not, 2 if nothing could be started.
 
     With --engine ray, videos are scored side by side on a Ray cluster (pip install 'pipeprobe[cluster]'). Its machines
-    must all see the videos, the pairs and OUT under the same paths and have the same releases installed; what is
-    written is the same. The video of a worker that dies is begun anew, up to three times.
+    must all see the pairs, and the videos and OUT unless they are URLs, under the same paths and have the same
+    releases installed; what is written is the same. The video of a worker that dies is begun anew, up to three times.
 
     \b
     Examples:
@@ -192,6 +195,7 @@ def command(
       pipeprobe videos /mnt/tapes/ --out findings/ --hang-after 5min
       pipeprobe videos s3://bucket/inspections --out s3://bucket/findings
       pipeprobe videos /nfs/inspections --out /nfs/findings --engine ray --ray-address auto --gpus-per-video 0.25
+      pipeprobe videos s3://bucket/inspections --out s3://bucket/findings --engine ray --ray-address auto
     """
     if all_pictures and ctx.get_parameter_source("every") is ParameterSource.COMMANDLINE:
         raise ConfigError("--all is every picture and --every a step between two: give one of them")
@@ -219,11 +223,8 @@ def command(
     videos: Sequence[Path] | Sequence[Source]
     run: Callable[..., list[VideoResult]]
     if any(map(is_url, (*places, out))):
-        if cluster is not None:
-            raise ConfigError(
-                "--engine ray takes files that all machines see under the same path: leave it out for URLs"
-            )
-        videos, run = find_sources(places, recursive=recursive), partial(score_sources, out=out, scratch=scratch)
+        videos = find_sources(places, recursive=recursive)
+        run = partial(score_sources if cluster is None else score_sources_on_ray, out=out, scratch=scratch)
     else:
         if scratch is not None:
             raise ConfigError("--scratch is for what is brought from URLs, and none is given: leave it out")

@@ -62,7 +62,7 @@ class _Owner:
 
 
 class RunClaim:
-    """The right to write to a folder, held in a `with`.
+    """The right to write to a folder, held in a `with`; the claim is called `name` there.
 
     Raises `ConfigError` on entering if another run has it.
     """
@@ -71,11 +71,11 @@ class RunClaim:
         self._folder, self._beat_s, self._lease_s = folder, beat_s, lease_s
         self._owner = _Owner.here()
         self._ended = threading.Event()
-        self._name = ""
+        self.name = ""
         self._lost = ""
 
     def __enter__(self) -> Self:
-        self._name = self._take()
+        self.name = self._take()
         self._thread = threading.Thread(target=self._live, name="claim", daemon=True)
         self._thread.start()
         return self
@@ -86,17 +86,16 @@ class RunClaim:
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            self._folder.remove([name for name in self._claims() if name <= self._name])
+            self._folder.remove([name for name in _claims(self._folder) if name <= self.name])
 
     def check(self) -> None:
         """Raise `ConfigError` if another run has taken over, as it does from one that was asleep."""
-        if not self._lost and (newest := self._claims()[-1:]) != [self._name]:
-            self._lost = f"another run has taken {self._folder.url} over ({newest[0] if newest else 'claims are gone'})"
+        self._lost = self._lost or _taken_over(self._folder, self.name)
         if self._lost:
-            raise ConfigError(f"{self._lost}: run the command again when that one has ended")
+            raise ConfigError(self._lost)
 
     def _take(self) -> str:
-        newest = self._claims()[-1:]
+        newest = _claims(self._folder)[-1:]
         number = 0
         if newest:
             self._wait_until_dead(newest[0])
@@ -137,10 +136,26 @@ class RunClaim:
         while not self._ended.wait(self._beat_s):
             beat += 1
             with suppress(ConfigError):  # if too many fail, another run takes over, which `check` finds out
-                self._folder.write(self._name, _to_bytes(replace(self._owner, beat=beat)))
+                self._folder.write(self.name, _to_bytes(replace(self._owner, beat=beat)))
 
-    def _claims(self) -> list[str]:
-        return sorted(name for name in self._folder.entries(CLAIMS) if _CLAIM.fullmatch(name))
+
+def check_held(folder: CloudFolder, name: str) -> None:
+    """`RunClaim.check` for the processes that work for the run whose claim has that name."""
+    if lost := _taken_over(folder, name):
+        raise ConfigError(lost)
+
+
+def _taken_over(folder: CloudFolder, name: str) -> str:
+    """Who has the folder instead of a claim; empty if it is held."""
+    newest = _claims(folder)[-1:]
+    if newest == [name]:
+        return ""
+    taken_by = newest[0] if newest else "claims are gone"
+    return f"another run has taken {folder.url} over ({taken_by}): run the command again when that one has ended"
+
+
+def _claims(folder: CloudFolder) -> list[str]:
+    return sorted(name for name in folder.entries(CLAIMS) if _CLAIM.fullmatch(name))
 
 
 def _to_bytes(owner: _Owner) -> bytes:

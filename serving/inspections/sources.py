@@ -53,6 +53,11 @@ class Source:
         return Path(self.address.partition("://")[2] or self.address.lstrip("/")).parts
 
     @property
+    def unfetched(self) -> Footage:
+        """The video where it lies; of one behind a URL, for what concerns its name alone."""
+        return Footage(path=self.path or Path(self.given), given=self.given, address=self.address)
+
+    @property
     def is_marked(self) -> bool:
         """Whether `state` tells one content from another."""
         return self.state is not None and all(entry.mark for _, entry in self.state)
@@ -135,8 +140,7 @@ class Fetcher:
     def video(self, source: Source) -> Iterator[Footage]:
         """The video on this machine's disk for as long as the block runs. Raises `VideoError` if it cannot be had."""
         if source.folder is None:
-            assert source.path is not None
-            yield Footage.of(source.path)
+            yield source.unfetched
             return
         if self._ahead is not None and self._ahead[0] == source:
             _, folder, fetched = self._ahead
@@ -175,8 +179,7 @@ class Fetcher:
 
     def _footage(self, source: Source, folder: Path) -> Footage:
         if source.folder is None:
-            assert source.path is not None
-            return Footage.of(source.path)
+            return source.unfetched
         assert source.state is not None
         path = folder / PurePosixPath(source.name).name
         if _sidecar(source.name) in dict(source.state):

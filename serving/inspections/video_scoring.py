@@ -139,7 +139,7 @@ def score_or_fail(video: Footage, folder: Path, batch: Batch) -> VideoResult:
             # Given by another process to another video of that name since this call began.
             raise VideoError(f"{folder} was taken by another video of this name meanwhile: run the command again")
         locator = locator_for(video.path, batch.settings.distance)
-        result = _kept(video, folder, sha256, locator, batch)
+        result = _kept(video, folder, sha256, locator, batch.key)
         if result is None:
             size = batch.scorer.manifest.image_size
             with WatchedReader(video.path, every_s=batch.settings.step_s, size=size, hang_s=batch.hang_s) as reader:
@@ -188,14 +188,14 @@ def _sha256_if_readable(path: Path) -> str:
         return ""
 
 
-def _kept(video: Footage, folder: Path, sha256: str, locator: Locator, batch: Batch) -> VideoResult | None:
+def _kept(video: Footage, folder: Path, sha256: str, locator: Locator, key: Mapping[str, Any]) -> VideoResult | None:
     """The result of an earlier call over the same content with the same pair and settings, if all of it is there.
 
     If a stretch was lost then, it may be had now, since what killed a decoder may have nothing to do with the video.
     The page is made again if it is missing, or of an earlier release.
     """
     earlier = read_findings(folder)
-    if earlier is None or not _is_current(earlier, sha256, locator, batch) or not are_all_there(folder, earlier):
+    if earlier is None or not _is_current(earlier, sha256, locator, key) or not are_all_there(folder, earlier):
         return None
     try:
         write_video_report(folder)
@@ -204,27 +204,27 @@ def _kept(video: Footage, folder: Path, sha256: str, locator: Locator, batch: Ba
     return result_of(video.given, folder, "kept", earlier)
 
 
-def keep(video: Footage, folder: Path, sha256: str, batch: Batch) -> VideoResult | None:
+def keep(video: Footage, folder: Path, sha256: str, key: Mapping[str, Any]) -> VideoResult | None:
     """The result of an earlier call over a video whose hash is known, as `score_or_fail` would keep it.
 
-    The video itself need not be there, only the file of distances beside it, if it has one.
+    `key` is the batch's. The video itself need not be there, only the file of distances beside it, if it has one.
     """
     try:
-        return _kept(video, folder, sha256, locator_for(video.path, batch.settings.distance), batch)
+        return _kept(video, folder, sha256, locator_for(video.path, key["distance"]), key)
     except VideoError:
         return None
 
 
-def is_current(document: Mapping[str, Any], video: Footage, sha256: str, batch: Batch) -> bool:
+def is_current(document: Mapping[str, Any], video: Footage, sha256: str, key: Mapping[str, Any]) -> bool:
     """Whether a `findings.json` says what would be found now; the video itself need not be there, as for `keep`."""
     try:
-        return _is_current(document, sha256, locator_for(video.path, batch.settings.distance), batch)
+        return _is_current(document, sha256, locator_for(video.path, key["distance"]), key)
     except VideoError:
         return False
 
 
-def _is_current(document: Mapping[str, Any], sha256: str, locator: Locator, batch: Batch) -> bool:
-    same = document["video_sha256"] == sha256 and document["scoring"] == batch.key
+def _is_current(document: Mapping[str, Any], sha256: str, locator: Locator, key: Mapping[str, Any]) -> bool:
+    same = document["video_sha256"] == sha256 and document["scoring"] == key
     return same and document.get("distance") == locator.origin and not lost_stretches(document)
 
 

@@ -299,7 +299,6 @@ def test_errors_name_the_remedy(
     assert "create the bucket, or mend its name" in asked(str(footage), "--out", "s3://no-such-bucket/out")
     assert "no videos in s3://bucket/nothing" in asked(store.url("nothing"), "--out", out)
     assert "Protocol not known: elsewhere" in asked("elsewhere://there", "--out", out)
-    assert "leave it out for URLs" in asked(store.url(IN), "--out", out, "--engine", "ray")
     assert "none is given: leave it out" in asked(str(footage), "--out", out, "--scratch", str(tmp_path))
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3")

@@ -22,7 +22,8 @@ from serving.cli import cli
 from serving.durable import sha256_file
 from serving.errors import ConfigError
 from serving.file_lock import locked
-from serving.inspections.ray_engine import PairOnCluster, Session, Task, score_task
+from serving.inspections.ray_engine import VideoTask, score_video_task
+from serving.inspections.ray_workers import PairOnCluster, Session
 from serving.inspections.video_scoring import Footage, scoring_key
 from serving.inspections.video_settings import HANG_S, VideoSettings
 from serving.inspections.videos import LOCKS, find_videos, score_videos
@@ -189,33 +190,26 @@ def end_all_in(folder: Path) -> None:
             process.kill()
 
 
-def task(models: Path, out: Path, video: Path) -> Task:
-    pair = PairOnCluster.of(load_pair(models / "tiny"), Cluster(task="a video"), None)
-    session = Session(
-        folder=pair.folder,
-        variant=pair.variant,
-        device=pair.device,
-        threads=1,
-        settings=SETTINGS,
-        hang_s=HANG_S,
-        installed=tuple(versions().items()),
-    )
-    return Task(video=Footage.of(video), folder=out / "short", session=session, key=scoring_key(pair, SETTINGS))
+def task(models: Path, out: Path, video: Path) -> VideoTask:
+    cluster = Cluster(task="a video")
+    pair = PairOnCluster.of(load_pair(models / "tiny"), cluster, None)
+    session = Session.of(pair, cluster, SETTINGS, HANG_S)
+    return VideoTask(video=Footage.of(video), folder=out / "short", session=session, key=scoring_key(pair, SETTINGS))
 
 
 def test_a_machine_that_sees_something_else_is_named(footage: Path, models: Path, tmp_path: Path) -> None:
     asked = task(models, tmp_path / "out", footage / "short.mp4")
     with pytest.raises(ConfigError, match=f"does not see {tmp_path / 'out'}: OUT must be a folder that all machines"):
-        score_task(asked)
+        score_video_task(asked)
     assert not (tmp_path / "out").exists(), "nothing is written where nobody looks for it"
     (tmp_path / "out" / LOCKS).mkdir(parents=True)
     other = {**asked.key, "pair_sha256": "0" * 64}
     with pytest.raises(ConfigError, match=f"has another pair in {models / 'tiny'} than the machine that started this"):
-        score_task(replace(asked, key=other))
+        score_video_task(replace(asked, key=other))
     older = tuple({**versions(), "av": "9.0.0"}.items())
     with pytest.raises(ConfigError, match=rf"has av {versions()['av']}, not 9.0.0: .*install the same releases"):
-        score_task(replace(asked, session=replace(asked.session, installed=older)))
-    result = score_task(asked)
+        score_video_task(replace(asked, session=replace(asked.session, installed=older)))
+    result = score_video_task(asked)
     assert result is not None
     assert (result.status, result.findings) == ("scored", 1)
 
