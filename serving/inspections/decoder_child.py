@@ -1,7 +1,7 @@
 """The process that decodes one video for `serving.inspections.watched_reader`, which outlives whatever happens here.
 
 It writes messages (`serving.inspections.picture_wire`) to standard output: `alive` when it begins and now and then,
-`info` when the video is open, samples with the books so far, at last `end` or `error`. The pictures lie in memory that
+`info` when the video is open, pictures with the books so far, at last `end` or `error`. They lie in memory that
 it was given (`serving.inspections.picture_slots`), or follow where they do not fit. A byte in a pipe that it was given
 says that the oldest of them was taken out. When its standard input ends, so does it: then nobody is left who wants
 them.
@@ -21,15 +21,16 @@ import numpy as np
 
 from serving.errors import VideoError
 from serving.inspections.picture_slots import SLOT_BYTES, SLOTS, Slots
-from serving.inspections.picture_wire import Head, lay_out, n_bytes_of, pack_sample, write_message
-from serving.inspections.video import Resume, Sample, VideoReader
+from serving.inspections.picture_wire import Head, lay_out, n_bytes_of, pack_picture, write_message
+from serving.inspections.pictures import Picture
+from serving.inspections.video import PictureReader, Resume
 
 _ALIVE_EVERY_S = 1.0
 
 
 def main() -> None:
-    """Decode as the arguments say: path, seconds between samples, size, two descriptors, and where to go on."""
-    path, every_s, size, memory, taken_out, *at = sys.argv[1:]
+    """Decode as the arguments say: path, seconds between pictures, two descriptors, and where to go on."""
+    path, every_s, memory, taken_out, *at = sys.argv[1:]
     resume = Resume(index=int(at[0]), time_s=float(at[1])) if at else None
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints must not end up among the messages
@@ -38,9 +39,7 @@ def main() -> None:
     try:
         write_message(pipe, {"kind": "alive"})
         alive = _Alive(pipe)
-        reader = VideoReader(
-            Path(path), every_s=float(every_s), size=int(size), resume=resume, on_picture=alive.see_picture
-        )
+        reader = PictureReader(Path(path), every_s=float(every_s), resume=resume, on_picture=alive.see_picture)
         write_message(pipe, {"kind": "info", "info": reader.info})
         _Sender(pipe, Slots(int(memory)), int(taken_out)).send(reader)
     except VideoError as error:
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 class _Alive:
-    """Says now and then that pictures pass, though none of them is a sample."""
+    """Says now and then that pictures pass, though none of them is sampled."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -69,13 +68,13 @@ class _Sender:
         self._pipe, self._slots, self._taken_out = pipe, slots, taken_out
         self._slot, self._n_free = 0, SLOTS
 
-    def send(self, reader: VideoReader) -> None:
-        for sample in reader:
-            self._send(sample, {"kind": "sample"} | _books(reader))
+    def send(self, reader: PictureReader) -> None:
+        for pts_s, picture in reader:
+            self._send(picture, {"kind": "picture", "pts_s": pts_s} | _books(reader))
         write_message(self._pipe, {"kind": "end"} | _books(reader))
 
-    def _send(self, sample: Sample, about: Head) -> None:
-        head, planes = pack_sample(sample)
+    def _send(self, picture: Picture, about: Head) -> None:
+        head, planes = pack_picture(picture)
         n_bytes = n_bytes_of(head)
         if n_bytes > SLOT_BYTES:
             content = np.empty(n_bytes, np.uint8)
@@ -90,7 +89,7 @@ class _Sender:
         self._slot = (self._slot + 1) % SLOTS
 
 
-def _books(reader: VideoReader) -> Head:
+def _books(reader: PictureReader) -> Head:
     """What is new in them since the last time."""
     tally = reader.tally
     new, tally.keyframe_times_s = tally.keyframe_times_s, []

@@ -17,7 +17,7 @@ SLOTS = 4
 """More only hold memory: whoever reads takes a picture out as soon as it is there."""
 
 SLOT_BYTES = 4 * 2**20
-"""A picture of 8 bits at the size that `serving.inspections.pictures` holds at most, and the frame for the scorer."""
+"""A picture of 8 bits at the size that `serving.inspections.pictures` holds at most."""
 
 
 def make_memory() -> int:

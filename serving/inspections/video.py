@@ -24,6 +24,7 @@ Shape legend: S side of the square frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -44,6 +45,7 @@ from serving.inspections.video_decoding import TOLERANCE_S, Candidate, Clock, De
 __all__ = [
     "VIDEO_SUFFIXES",
     "Counts",
+    "PictureReader",
     "Resume",
     "Sample",
     "Stretch",
@@ -51,6 +53,7 @@ __all__ = [
     "VideoReader",
     "check_file",
     "open_video",
+    "to_sample",
     "unscored_stretches",
 ]
 
@@ -141,55 +144,82 @@ class VideoReader:
     pictures can be decoded.
     """
 
+    def __init__(self, path: Path, *, every_s: float, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"size must be positive, got {size}")
+        self.path = path
+        self._pictures = PictureReader(path, every_s=every_s)
+        self.info = self._pictures.info
+        self._size = size
+
+    def __iter__(self) -> Iterator[Sample]:
+        for pts_s, picture in self._pictures:
+            yield to_sample(self.path, pts_s, picture, self._size)
+
+    @property
+    def counts(self) -> Counts:
+        """What has become of the pictures so far."""
+        return self._pictures.tally.counts()
+
+
+def to_sample(path: Path, pts_s: float, picture: Picture, size: int) -> Sample:
+    """A picture of a video, resized for the scorer. Raises `VideoError` if it cannot be converted to RGB."""
+    with _convertible(path, picture.raw):
+        return Sample(pts_s=pts_s, frame=resize_frame(picture.to_rgb(), size), picture=picture)
+
+
+@contextmanager
+def _convertible(path: Path, frame: VideoFrame) -> Iterator[None]:
+    try:
+        yield
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(
+            f"{path}: pictures of {frame.width} x {frame.height} in {frame.format.name} cannot be converted to RGB "
+            f"({error}); convert the video, for example to H.264"
+        ) from error
+
+
+class PictureReader:
+    """What `VideoReader` reads before it is resized: times and pictures. `tally` keeps the books.
+
+    Args:
+        resume: where to go on in the place of a reader that was lost.
+        on_picture: called with every coded picture, a sign of life.
+    """
+
     def __init__(
         self,
         path: Path,
         *,
         every_s: float,
-        size: int,
         resume: Resume | None = None,
         on_picture: Callable[[], None] = lambda: None,
     ) -> None:
-        if not every_s > 0 or size < 1:
-            raise ValueError(f"every_s and size must be positive, got {every_s} and {size}")
+        if not every_s > 0:
+            raise ValueError(f"every_s must be positive, got {every_s}")
         self.path = path
         self._container = _open(path)
         self._stream = _video_stream(path, self._container)
         self.info = _describe(path, self._container, self._stream)
         self._every_s = every_s
-        self._size = size
         self._resume = resume
-        self._on_picture = on_picture  # called with every coded picture, a sign of life
+        self._on_picture = on_picture
         self.tally = Tally()
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[tuple[float, Picture]]:
         with self._container as container:
             taker = PictureTaker(self.info.sample_aspect)
             for candidate in self._chosen(container, self._stream):
                 assert candidate.frame is not None
-                picture, frame = self._convert(taker, candidate.frame)
+                with _convertible(self.path, candidate.frame):
+                    picture = taker.take(candidate.frame)
                 self.tally.times_s.append(candidate.time_s)
-                yield Sample(pts_s=candidate.time_s, frame=frame, picture=picture)
+                yield candidate.time_s, picture
         if not self.tally.times_s and self._resume is None:
             raise VideoError(
                 f"{self.path}: none of its {self.tally.ledger.received} pictures can be decoded; "
                 f"the file is damaged or was never finished: {_COPY_AGAIN}"
             )
-
-    def _convert(self, taker: PictureTaker, decoded: VideoFrame) -> tuple[Picture, Frame]:
-        try:
-            picture = taker.take(decoded)
-            return picture, resize_frame(picture.to_rgb(), self._size)
-        except (FFmpegError, ValueError) as error:
-            raise VideoError(
-                f"{self.path}: pictures of {decoded.width} x {decoded.height} in {decoded.format.name} cannot be "
-                f"converted to RGB ({error}); convert the video, for example to H.264"
-            ) from error
-
-    @property
-    def counts(self) -> Counts:
-        """What has become of the pictures so far."""
-        return self.tally.counts()
 
     def _chosen(self, container: InputContainer, stream: VideoStream) -> Iterator[Candidate]:
         """The pictures to sample, decoded: of the candidates, each that is the last before a gap over `every_s`."""

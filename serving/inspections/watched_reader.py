@@ -22,8 +22,9 @@ from typing import Self
 
 from serving.errors import VideoError
 from serving.inspections.picture_slots import Slots, make_memory
-from serving.inspections.picture_wire import Bytes, Head, read_message, unpack_sample
-from serving.inspections.video import Sample, VideoInfo, check_file
+from serving.inspections.picture_wire import Bytes, Head, read_message, unpack_picture
+from serving.inspections.pictures import Picture
+from serving.inspections.video import Sample, VideoInfo, check_file, to_sample
 from serving.inspections.video_counts import Counts, Ledger, Resume, Stretch, Tally
 
 # How long a process may take to begin and to end: that depends on the machine, not on the video.
@@ -119,10 +120,10 @@ class WatchedReader:
         return self._tally.counts(lost=lost if self._ended else 0, lost_stretches=self._lost)
 
     def _start(self, resume: Resume | None) -> _Child:
-        return _Child(self.path, self._every_s, self._size, resume, hang_s=self._hang_s)
+        return _Child(self.path, self._every_s, resume, hang_s=self._hang_s)
 
     def _read(self, n_in_sequence: int) -> Iterator[Sample]:
-        """The child's samples, with the books kept; afterwards it has ended."""
+        """The child's pictures as samples, with the books kept; afterwards it has ended."""
         try:
             while True:
                 head, content = self._child.message()
@@ -131,9 +132,10 @@ class WatchedReader:
                 self._enter(head, n_in_sequence)
                 if head["kind"] == "end":
                     return
-                sample = self._child.sample(head, content)
-                self._tally.times_s.append(sample.pts_s)
-                yield sample
+                picture = self._child.picture(head, content)
+                self._tally.times_s.append(head["pts_s"])
+                # Resized here: the child has the most to do, and what overlaps with it costs no time.
+                yield to_sample(self.path, head["pts_s"], picture, self._size)
         finally:
             self._child.end()
 
@@ -156,10 +158,10 @@ class WatchedReader:
 class _Child:
     """The decoding process, its pipe, and the memory that pictures come in."""
 
-    def __init__(self, path: Path, every_s: float, size: int, resume: Resume | None, *, hang_s: float) -> None:
+    def __init__(self, path: Path, every_s: float, resume: Resume | None, *, hang_s: float) -> None:
         memory = make_memory()
         taken_out, self._taken_out = os.pipe()
-        arguments = [str(path.absolute()), repr(every_s), str(size), str(memory), str(taken_out)]
+        arguments = [str(path.absolute()), repr(every_s), str(memory), str(taken_out)]
         if resume is not None:
             arguments += [str(resume.index), repr(resume.time_s)]
         try:
@@ -189,14 +191,14 @@ class _Child:
                 info: VideoInfo = head["info"]
                 return info
 
-    def sample(self, head: Head, content: Bytes) -> Sample:
-        """The sample of a message; its slot is free afterwards."""
+    def picture(self, head: Head, content: Bytes) -> Picture:
+        """The picture of a message; its slot is free afterwards."""
         if "slot" not in head:
-            return unpack_sample(head, content)
-        sample = unpack_sample(head, self._slots[head["slot"]])
+            return unpack_picture(head, content)
+        picture = unpack_picture(head, self._slots[head["slot"]])
         with suppress(BrokenPipeError):  # it died, which the next message says
             os.write(self._taken_out, b".")
-        return sample
+        return picture
 
     def message(self) -> tuple[Head, Bytes]:
         """The next that it says, and what follows it. Raises `VideoError` if that is one, and `_DecoderLostError`."""

@@ -24,7 +24,7 @@ from support.video_files import noise, write_h264, write_pal
 
 from serving.cli import cli
 from serving.errors import VideoError
-from serving.inspections.picture_wire import lay_out, n_bytes_of, pack_sample, unpack_sample
+from serving.inspections.picture_wire import lay_out, n_bytes_of, pack_picture, unpack_picture
 from serving.inspections.video import VideoReader
 from serving.inspections.video_settings import VideoSettings
 from serving.inspections.videos import score_videos
@@ -212,12 +212,12 @@ def test_a_killed_parent_leaves_no_child(pal: Path) -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_sample_survives_the_pipe_whatever_its_size(tmp_path: Path) -> None:
+def test_a_picture_survives_the_pipe_whatever_its_size(tmp_path: Path) -> None:
     path = write_h264(tmp_path / "odd.mp4", noise(2, width=208, height=120), seconds=0.2)
     for sample in VideoReader(path, every_s=0.04, size=16):
-        head, planes = pack_sample(sample)
+        head, planes = pack_picture(sample.picture)
         room = np.zeros(n_bytes_of(head), np.uint8)
         lay_out(head, planes, room)
-        there = unpack_sample(head, room)
+        there = unpack_picture(head, room)
         room[:] = 0  # is used again
-        np.testing.assert_array_equal(there.picture.to_rgb(), sample.picture.to_rgb())
+        np.testing.assert_array_equal(there.to_rgb(), sample.picture.to_rgb())
