@@ -46,10 +46,16 @@ def the_child() -> psutil.Process:
 
 @contextmanager
 def blow_at_opening(blow: signal.Signals) -> Iterator[None]:
-    """The next child gets the signal as soon as it is there, long before it has opened anything."""
+    """The next child gets the signal as soon as it runs, long before it has opened anything.
+
+    Not as soon as it is there: whoever starts it is held up until then, for ever if it is stopped.
+    """
+
+    def runs(child: psutil.Process) -> bool:
+        return "serving.inspections.decoder_child" in child.cmdline()
 
     def strike() -> None:
-        while not (children := psutil.Process().children()):
+        while not (children := [each for each in psutil.Process().children() if runs(each)]):
             time.sleep(0.001)
         children[0].send_signal(blow)
 
