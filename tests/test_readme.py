@@ -186,6 +186,7 @@ def test_the_studys_table_is_that_of_its_records(row: str, on_resnet18: str, on_
         ("vit_tiny", "Barlow Twins", "barlow_twins"),
         ("vit_tiny", "BYOL", "byol"),
         ("vit_tiny", "MAE", "mae"),
+        ("vit_tiny", "VICReg", "vicreg"),
         ("vit_tiny", "untrained", "random"),
     ],
 )
