@@ -40,6 +40,7 @@ from training.data.loader import epoch_batches
 from training.data.pack import Pack, build_pack
 from training.methods import METHODS, Method
 from training.optim import build_optimizer
+from training.precision import fastest_precision, forward_in
 from training.provenance import provenance
 from training.recipes import RECIPES
 
@@ -73,7 +74,7 @@ class Trainer:
         self.device, self.precision = device, config.precision
 
     def step(self, views: list[Tensor]) -> None:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with forward_in(self.precision, self.device):
             loss = self.method.loss(views, 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -145,7 +146,7 @@ def frames_per_s(feed: Iterator[list[Tensor]], trainer: Trainer, batch: int, war
 
 def measure(encoder: str, size: int, batch: int, workers: int, steps: int, device: torch.device) -> dict[str, Any]:
     """The three rates and their ratios."""
-    config = RECIPES["simclr", encoder](image_size=size, batch_size=batch)
+    config = RECIPES["simclr", encoder](image_size=size, batch_size=batch, precision=fastest_precision(device.type))
     with tempfile.TemporaryDirectory() as folder:
         paths = write_frames(Path(folder) / "png", 8 * batch, size)
         pack = pack_frames(paths, size, Path(folder) / "pack")

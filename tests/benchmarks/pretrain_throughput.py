@@ -25,6 +25,7 @@ from serving.durable import write_json_atomic
 from training.data.augment import make_views
 from training.data.pack import Pack
 from training.loop import LoopOptions, _Loop
+from training.precision import fastest_precision
 from training.provenance import provenance
 from training.recipes import RECIPES
 
@@ -80,15 +81,16 @@ def measure(encoder: str, size: int, batch: int, *, device: str, precision: str,
 @click.option("--sizes", default="96,112,128", show_default=True)
 @click.option("--batches", default="128,256", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--precision", default="bf16", show_default=True)
+@click.option("--precision", help="[default: bf16 where the hardware has it, else fp32]")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=2, show_default=True)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    encoder: str, sizes: str, batches: str, device: str, precision: str, threads: int, rounds: int, out: Path
+    encoder: str, sizes: str, batches: str, device: str, precision: str | None, threads: int, rounds: int, out: Path
 ) -> None:
     """Measure and print the table."""
     torch.set_num_threads(threads)
+    precision = precision or fastest_precision(device)
     rows = []
     click.echo("  size  batch   draw/s   step/s  ceiling/s  share (bound 0.85)")
     for size in map(int, sizes.split(",")):
