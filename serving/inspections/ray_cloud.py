@@ -20,21 +20,24 @@ from serving.inspections.run_claim import check_held
 from serving.inspections.scratch import scratch_folder
 from serving.inspections.sources import Fetcher, Source
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_scoring import failure, scoring_key
+from serving.inspections.video_scoring import Footage, scoring_key
 from serving.inspections.video_settings import HANG_S, VideoSettings
-from serving.ray_cluster import Cluster, WorkerLostError
+from serving.ray_cluster import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToFolder(Task):
-    """A video that is here or behind a URL, and the folder of its results, which all machines see.
+    """A video that is here or behind a URL, with results in a folder that all machines see.
 
     `scratch` is a folder of the worker's machine, None the system's own.
     """
 
     source: Source
-    folder: Path
     scratch: Path | None
+
+    @property
+    def footage(self) -> Footage:
+        return self.source.unfetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,7 @@ def score_sources_on_ray(
             )
             for place, source, folder in todo
         }
-        for place, ended in run_tasks(cluster, score_to_folder, tasks):
-            yield place, _failed(tasks[place], ended) if isinstance(ended, WorkerLostError) else ended
+        yield from run_tasks(cluster, score_to_folder, tasks)
 
     def to_url(todo: Todo, output: CloudOutput, fetcher: Fetcher) -> Results:
         tasks = {
@@ -91,12 +93,9 @@ def score_sources_on_ray(
             )
             for place, source, folder in todo
         }
-        all_ended: Iterator[tuple[int, VideoResult | Sent | WorkerLostError]] = run_tasks(cluster, score_to_url, tasks)
+        all_ended: Iterator[tuple[int, VideoResult | Sent]] = run_tasks(cluster, score_to_url, tasks)
         for place, ended in all_ended:
-            if isinstance(ended, Sent):
-                yield place, output.sent(ended)
-            else:
-                yield place, _failed(tasks[place], ended) if isinstance(ended, WorkerLostError) else ended
+            yield place, output.sent(ended) if isinstance(ended, Sent) else ended
 
     return write_sources(sources, out, key, to_folder, to_url, scratch=scratch, on_done=on_done)
 
@@ -126,7 +125,3 @@ def score_to_url(task: ToUrl) -> VideoResult | Sent:
 def _scored(task: ToFolder, folder: Path, room: Path) -> VideoResult:
     with Fetcher(room) as fetcher:
         return score_source(task.source, folder, fetcher, opened(task))
-
-
-def _failed(task: ToFolder, error: WorkerLostError) -> VideoResult:
-    return failure(task.source.unfetched, task.folder, f"{task.source.given}: {error}")

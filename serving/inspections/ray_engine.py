@@ -17,18 +17,21 @@ from serving.errors import ConfigError
 from serving.file_lock import locked
 from serving.inspections.ray_workers import PairOnCluster, Session, Task, opened, run_tasks
 from serving.inspections.video_result import VideoResult
-from serving.inspections.video_scoring import Footage, failure, score_or_fail, scoring_key
+from serving.inspections.video_scoring import Footage, score_or_fail, scoring_key
 from serving.inspections.video_settings import HANG_S, VideoSettings
 from serving.inspections.videos import LOCKS, output_folders, write_batch
-from serving.ray_cluster import Cluster, WorkerLostError
+from serving.ray_cluster import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTask(Task):
-    """A video that all machines see, and the folder of its results."""
+    """A video that all machines see."""
 
     video: Footage
-    folder: Path
+
+    @property
+    def footage(self) -> Footage:
+        return self.video
 
 
 def score_videos_on_ray(
@@ -61,12 +64,7 @@ def _score_there(
         place: VideoTask(video=_seen_by_all(video), folder=folder, session=session, key=key)
         for place, (video, folder) in enumerate(zip(videos, output_folders(videos, out), strict=True))
     }
-    for place, ended in run_tasks(cluster, score_video_task, tasks):
-        task = tasks[place]
-        if isinstance(ended, WorkerLostError):
-            yield place, failure(task.video, task.folder, f"{task.video.given}: {ended}")
-        else:
-            yield place, ended
+    yield from run_tasks(cluster, score_video_task, tasks)
 
 
 def _seen_by_all(video: Path) -> Footage:

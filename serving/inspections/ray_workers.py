@@ -8,6 +8,7 @@ times, and then counts as failed.
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 
 from serving.devices import parse_device
 from serving.errors import ConfigError
-from serving.inspections.video_scoring import Batch
+from serving.inspections.video_result import VideoResult
+from serving.inspections.video_scoring import Batch, Footage, failure
 from serving.inspections.video_settings import VideoSettings
 from serving.pairs.golden import verify_golden
 from serving.pairs.manifest import Manifest
@@ -77,12 +79,18 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a worker must know, whatever the video; with `wait` until no other process has it."""
+class Task(ABC):
+    """What a worker must know, whatever the video, with the folder of its results; `wait` until no other has it."""
 
     session: Session
     key: Mapping[str, Any]
+    folder: Path
     wait: bool = False
+
+    @property
+    @abstractmethod
+    def footage(self) -> Footage:
+        """The video where it lies."""
 
 
 T = TypeVar("T", bound=Task)
@@ -91,8 +99,8 @@ R = TypeVar("R")
 
 def run_tasks(
     cluster: Cluster, function: Callable[[T], R | None], tasks: Mapping[int, T]
-) -> Iterator[tuple[int, R | WorkerLostError]]:
-    """What `function` makes of the tasks in workers, as they end, each with its place.
+) -> Iterator[tuple[int, R | VideoResult]]:
+    """What `function` makes of the tasks in workers, as they end, each with its place; a failure where workers died.
 
     Raises what stops a local run, as a full disk does. Where `function` returns None, another process has the video:
     it comes last, when there is nothing else to do; by then it is likely done.
@@ -107,7 +115,7 @@ def run_tasks(
 
 def _round(
     calls: Calls[T, R | None], tasks: Mapping[int, T]
-) -> Generator[tuple[int, R | WorkerLostError], None, dict[int, T]]:
+) -> Generator[tuple[int, R | VideoResult], None, dict[int, T]]:
     held: dict[int, T] = {}
     ahead = iter(tasks.items())
     while True:
@@ -118,12 +126,15 @@ def _round(
         place, ended = calls.next_ended()
         if ended is None:
             held[place] = tasks[place]
+        elif isinstance(ended, WorkerLostError):
+            task = tasks[place]
+            yield place, failure(task.footage, task.folder, f"{task.footage.given}: {ended}")
         elif isinstance(ended, ImportError):
             raise ConfigError(
                 f"a worker of the cluster cannot import what scores videos ({ended}): install this release of "
                 "'pipeprobe[serve]' on all its machines"
             ) from ended
-        elif isinstance(ended, Exception) and not isinstance(ended, WorkerLostError):
+        elif isinstance(ended, Exception):
             raise ended
         else:
             yield place, ended
