@@ -5,7 +5,7 @@ Shape legend: N frames, S image side, D feature dimension, h w evidence map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 Verdict = Literal["defect", "normal"]
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""The only batch sizes that reach the session: each new shape costs a slow first run and memory."""
+"""The only batch sizes that reach a GPU's session, where each new shape costs a slow first run and memory.
+
+What is missing to the next of them is padded: below a full batch a GPU's time hardly grows. A CPU's grows with every
+frame, and a new shape costs it nothing, so there batches of any size are run as they come.
+"""
 
 BATCH_ATOL = {"fp32": 1e-5, "fp16": 5e-3, "int8": 1e-5}
 """By variant, how far a frame's score may depend on which other frames share its batch.
@@ -39,10 +43,6 @@ Other batch sizes may take other kernels, which sum in another order; int8 sums 
 processor: on an AMD EPYC with AVX-512, scores and logits of the shipped pair in fp32 and int8 were the same to the last
 bit at every batch size from 1 to 32.
 """
-
-# Share of a batch that may be padding. A CPU's time grows with every frame; a GPU's hardly does below a full
-# batch.
-_MAX_PADDING = {"cpu": 0.25, "cuda": 1.0}
 
 _INPUT = "frames"
 
@@ -129,7 +129,7 @@ class Scorer:
         """
         self._check_frames(frames)
         parts: list[list[NDArray[np.float32]]] = [
-            self._run_padded(frames[start : start + n], size) for start, n, size in self._plan(len(frames))
+            self._run_padded(frames[start : start + self.max_batch]) for start in range(0, len(frames), self.max_batch)
         ]
         if not parts:
             return self._no_scores()
@@ -140,18 +140,12 @@ class Scorer:
         """Run every batch size once, so that no caller pays for memory planning or kernel choice."""
         side = self.pair.manifest.image_size
         for size in self._sizes:
-            self._run_padded(np.zeros((size, side, side, 3), np.uint8), size)
+            self._run_padded(np.zeros((size, side, side, 3), np.uint8))
 
-    def _plan(self, n_frames: int) -> Iterator[tuple[int, int, int]]:
-        """Cut N frames into (start, frames, batch size) runs."""
-        start = 0
-        while start < n_frames:
-            n, size = choose_batch(n_frames - start, self._sizes, _MAX_PADDING[self._device.kind])
-            yield start, n, size
-            start += n
-
-    def _run_padded(self, frames: NDArray[np.uint8], size: int) -> list[NDArray[np.float32]]:
+    def _run_padded(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """At most `max_batch` frames in one run."""
         n = len(frames)
+        size = run_size(n, self._sizes, self._device)
         batch = np.ascontiguousarray(frames)
         if n < size:
             batch = np.concatenate([batch, np.zeros((size - n, *batch.shape[1:]), np.uint8)])
@@ -189,19 +183,9 @@ class Scorer:
         )
 
 
-def choose_batch(n_frames: int, sizes: tuple[int, ...], max_padding: float) -> tuple[int, int]:
-    """How many of `n_frames` >= 1 to score next, and in which batch size (ascending `sizes`, starting at 1).
-
-    The smallest size that holds all of them, if no more than a share `max_padding` of it would be padding;
-    else as many as fill the largest size that they can fill.
-    """
-    if n_frames >= sizes[-1]:
-        return sizes[-1], sizes[-1]
-    above = next(size for size in sizes if size >= n_frames)
-    if above - n_frames <= max_padding * above:
-        return n_frames, above
-    below = max(size for size in sizes if size <= n_frames)
-    return below, below
+def run_size(n_frames: int, sizes: Sequence[int], device: Device) -> int:
+    """How many frames the session is given for 1 <= `n_frames` <= the last of the ascending `sizes`."""
+    return n_frames if device.kind == "cpu" else next(size for size in sizes if size >= n_frames)
 
 
 def default_variant(manifest: Manifest, device: Device) -> str:

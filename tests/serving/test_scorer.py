@@ -26,7 +26,7 @@ from serving.durable import write_json_atomic
 from serving.errors import DeviceError, PairInvalidError, PairNotFoundError
 from serving.pairs.golden import GOLDEN_ATOL, verify_golden
 from serving.pairs.pair import Pair, load_pair
-from serving.scorer import BATCH_ATOL, BATCH_SIZES, Scorer, choose_batch, default_variant
+from serving.scorer import BATCH_ATOL, BATCH_SIZES, Scorer, default_variant, run_size
 
 VARIANTS = ("fp32", "fp16", "int8")
 
@@ -85,7 +85,7 @@ def test_frames_need_not_be_contiguous(scorer: Scorer) -> None:
     )
 
 
-def test_only_few_batch_sizes_reach_the_session(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_scores_no_frame_more_than_it_was_given(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer(pair, variant="fp32", max_batch=24)
     sizes: list[int] = []
     run = Scorer._run
@@ -96,25 +96,22 @@ def test_only_few_batch_sizes_reach_the_session(pair: Pair, monkeypatch: pytest.
 
     monkeypatch.setattr(Scorer, "_run", recording)
     scorer.warm_up()
-    warmed = list(sizes)
-    assert warmed == [1, 2, 4, 8, 16, 24]
+    assert sizes == [1, 2, 4, 8, 16, 24]
     for n in range(60):
+        sizes.clear()
         scorer.score(np.zeros((n, 32, 32, 3), np.uint8))
-    assert set(sizes) == set(warmed)
+        assert sum(sizes) == n
+        assert len(sizes) == -(-n // 24)
 
 
-@given(
-    n=st.integers(1, 300),
-    sizes=st.integers(1, len(BATCH_SIZES)).map(lambda k: BATCH_SIZES[:k]),
-    max_padding=st.sampled_from([0.0, 0.25, 1.0]),
-)
-def test_batches_hold_all_frames_and_little_padding(n: int, sizes: tuple[int, ...], max_padding: float) -> None:
-    frames, size = choose_batch(n, sizes, max_padding)
+@given(n=st.integers(1, 128), last=st.integers(1, len(BATCH_SIZES)))
+def test_few_batch_sizes_reach_a_gpu(n: int, last: int) -> None:
+    sizes = BATCH_SIZES[:last]
+    n = min(n, sizes[-1])
+    size = run_size(n, sizes, parse_device("cuda"))
     assert size in sizes
-    assert 1 <= frames <= min(n, size)
-    assert size - frames <= max_padding * size
-    if max_padding == 1.0:
-        assert frames == min(n, sizes[-1])
+    assert n <= size < 2 * n
+    assert run_size(n, sizes, parse_device("cpu")) == n
 
 
 @pytest.mark.parametrize(
