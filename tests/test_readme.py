@@ -185,9 +185,14 @@ def test_the_studys_table_is_that_of_its_records(row: str, on_resnet18: str, on_
         ("vit_tiny", "SimCLR", "simclr"),
         ("vit_tiny", "Barlow Twins", "barlow_twins"),
         ("vit_tiny", "BYOL", "byol"),
+        ("vit_tiny", "DINO", "dino"),
         ("vit_tiny", "MAE", "mae"),
         ("vit_tiny", "VICReg", "vicreg"),
+        ("vit_tiny", "LeJEPA", "lejepa"),
+        ("vit_tiny", "VISReg", "visreg"),
         ("vit_tiny", "untrained", "random"),
+        ("vit_tiny", "supervised", "supervised"),
+        ("vit_tiny", "SimCLR, fine-tuned", "finetuned_simclr"),
     ],
 )
 def test_the_tables_of_all_methods_are_those_of_their_records(encoder: str, row: str, method: str) -> None:
