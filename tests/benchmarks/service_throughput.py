@@ -11,7 +11,7 @@ Everything in one run: the same ONNX file, cores and frames (720x576 JPEGs of so
     raw        4 clients, 32 decoded frames a request (.npy): what is left without decoding; no bound
     litserve   16 clients; batches, its fast queue, the better of two ways to share the cores; our decoder: 1.3x
     bentoml    16 clients; a PIL.Image endpoint as in BentoML's first pages: 2.5x
-    alone      one client: p50 at most decoding + inference, each measured alone, + 3 ms
+    alone      one client: p50 at most decoding + inference, each measured alone just before and after, + 3 ms
 
 Rates are medians over the rounds; each ratio is the median of its rounds' ratios. The load comes from wrk (C), on
 the same cores: what it costs is printed beside what the servers cost, and how much more than any server it can send
@@ -86,7 +86,6 @@ class Measurement:
         self._bound = Bound(pair, jpegs)
         self._requests = requests_of(jpegs, pair.manifest.image_size)
         self._servers, self._seconds = servers, seconds
-        self.alone = self._bound.alone()
 
     def settle(self) -> tuple[Setup, str]:
         """The fastest way to share the cores, and the faster of the LitServes."""
@@ -98,6 +97,12 @@ class Measurement:
     def bound(self, setup: Setup) -> Row:
         run = self._bound.run(setup, self._seconds)
         return {"frames_per_s": run.frames_per_s, "cpu_ms": run.cpu_ms, "cores": run.cores}
+
+    def alone(self) -> Row:
+        """One client's latencies, and between what the same frames take with no HTTP: the machine's pace changes."""
+        before, row, after = self._bound.alone(), self.ask("alone", "pipeprobe"), self._bound.alone()
+        least = {name: (value + getattr(after, name)) / 2 for name, value in before.to_json().items()}
+        return row | least | {"extra_ms": row["p50_ms"] - sum(least.values())}
 
     def ask(self, way: str, server: str) -> Row:
         """Load in one way: what the clients saw, and what server and wrk cost a frame."""
@@ -153,7 +158,7 @@ def _mean_ms(before: tuple[int, float], after: tuple[int, float]) -> float:
     return 1000 * (after[1] - before[1]) / max(1, after[0] - before[0])
 
 
-def judge(rounds: list[dict[str, Row]], alone_ms: float) -> list[Verdict]:
+def judge(rounds: list[dict[str, Row]]) -> list[Verdict]:
     """Every figure beside its bound; rates are not judged where other programs took more than a little of the cores."""
 
     def ratio(upper: str, lower: str) -> float:
@@ -172,7 +177,7 @@ def judge(rounds: list[dict[str, Row]], alone_ms: float) -> list[Verdict]:
         verdicts.append((f"{way} / {other}, frames/s", rate, least, rate >= least if undisturbed else None))
         verdicts.append((f"{other} / {way}, cpu time a frame", cpu, least, cpu >= least))
     tail = median(each["single"]["p99_ms"] / each["single"]["p50_ms"] for each in rounds)
-    extra = median(each["alone"]["p50_ms"] for each in rounds) - alone_ms
+    extra = median(each["alone"]["extra_ms"] for each in rounds)
     for what, figure, name in (
         ("p99 / p50", tail, "p99_over_p50"),
         ("alone, extra ms at p50", extra, "alone_extra_ms"),
@@ -189,13 +194,14 @@ def run_rounds(measurement: Measurement, rounds: int, note: Callable[[str], None
     """Settle what may be chosen, then all contenders in turns."""
     setup, lit = measurement.settle()
     note(f"bound: {setup}; LitServe: {lit}")
-    turns = [("single", "pipeprobe"), ("batch", "pipeprobe"), ("raw", "pipeprobe"), ("alone", "pipeprobe")]
+    turns = [("single", "pipeprobe"), ("batch", "pipeprobe"), ("raw", "pipeprobe")]
     turns += [("litserve", lit), ("bentoml", "bentoml"), ("empty", "empty")]
     done = []
     for number in range(rounds):
         # The bound before and after: what else the machine does changes within a round.
         before = measurement.bound(setup)
         rows = {way: measurement.ask(way, server) for way, server in turns}
+        rows["alone"] = measurement.alone()
         after = measurement.bound(setup)
         rows["bound"] = {name: (before[name] + after[name]) / 2 for name in before}
         done.append(rows)
@@ -249,8 +255,7 @@ def main(models: Path | None, size: int | None, rounds: int, seconds: int, out: 
         measurement = Measurement(pair, servers, seconds)
         chosen, done = run_rounds(measurement, rounds, click.echo)
         breakdown = measurement.breakdown()
-    alone = measurement.alone
-    verdicts = judge(done, alone.decode_ms + alone.infer_ms)
+    verdicts = judge(done)
     show(done, breakdown, verdicts)
     if out is not None:
         from training.provenance import provenance  # torch, which is not wanted beside what is measured
@@ -261,7 +266,7 @@ def main(models: Path | None, size: int | None, rounds: int, seconds: int, out: 
             out,
             made
             | {"pair": pair.name, "image_size": pair.manifest.image_size, "generator": generator, "bounds": BOUNDS}
-            | {"alone": alone.to_json(), "breakdown": breakdown, "rounds": done, **chosen}
+            | {"breakdown": breakdown, "rounds": done, **chosen}
             | {"verdicts": [{"what": w, "figure": f, "bound": b, "met": m} for w, f, b, m in verdicts]},
         )
 
