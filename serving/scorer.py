@@ -40,8 +40,8 @@ BATCH_ATOL = {"fp32": 1e-5, "fp16": 5e-3, "int8": 1e-5}
 """By variant, how far a frame's score may depend on which other frames share its batch.
 
 Other batch sizes may take other kernels, which sum in another order; int8 sums are exact. The bounds are for any
-processor: on an AMD EPYC with AVX-512, scores and logits of the shipped pair in fp32 and int8 were the same to the last
-bit at every batch size from 1 to 32.
+processor: on an AMD EPYC, with AVX-512 and without, scores and logits of the shipped pair in fp32 and int8 were the
+same to the last bit at every batch size from 1 to 32.
 """
 
 _INPUT = "frames"

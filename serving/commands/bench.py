@@ -66,7 +66,6 @@ def command(
     service = nullcontext((url.rstrip("/"), None)) if url else own_service([*options, "--device", device])
     jpegs = bench_frames()
     bound = Bound(find_pair(models_root(), name), jpegs, device=device, variant=variant)
-    alone = bound.alone()
     current, bounds = _bounds(bound, _service_setup(settings, device), device, seconds)
     with service as (address, start), tempfile.TemporaryDirectory() as folder:
         for index, jpeg in enumerate(jpegs):
@@ -74,6 +73,8 @@ def command(
         before = _stages(address, key)
         load = run_load(address, Path(folder), clients=clients, seconds=seconds, key=key)
         stages = stage_means_ms(before, _stages(address, key))
+        # Beside each other: the pace of a machine changes.
+        alone = bound.alone()
         lone = run_load(address, Path(folder), clients=1, seconds=seconds, key=key)
     figures = Figures(
         cores=available_cores(),

@@ -99,7 +99,7 @@ class Measurement:
         return {"frames_per_s": run.frames_per_s, "cpu_ms": run.cpu_ms, "cores": run.cores}
 
     def alone(self) -> Row:
-        """One client's latencies, and between what the same frames take with no HTTP: the machine's pace changes."""
+        """One client's latencies, between two timings of such frames without HTTP: the machine's pace changes."""
         before, row, after = self._bound.alone(), self.ask("alone", "pipeprobe"), self._bound.alone()
         least = {name: (value + getattr(after, name)) / 2 for name, value in before.to_json().items()}
         return row | least | {"extra_ms": row["p50_ms"] - sum(least.values())}
